@@ -1,0 +1,98 @@
+/* mil.h: the software engine's view of a MIL program, in the order of the pipeline: lex, parse, print, check
+ * (front end), plan, execute, kernels (back end). The checked program below is the border between the two
+ * halves: the front end promises all that its comments say, and the back end checks nothing again.
+ * Section headings name the file that defines each part. */
+#pragma once
+
+#include "../base/base.h"
+
+#define MIL_MAX_RANK 5
+#define MIL_MAX_SLOTS 12
+#define MIL_NONE ((size_t)-1)
+
+/* --- check.c: the checked program ----------------------------------------------------------------------- */
+
+typedef enum mil_dtype {
+    MIL_FP16,
+    MIL_FP32,
+    MIL_INT8,
+    MIL_UINT8,
+    MIL_INT16,
+    MIL_UINT16,
+    MIL_INT32,
+    MIL_UINT32,
+    MIL_INT64,
+    MIL_UINT64,
+    MIL_BOOL,
+    MIL_STRING
+} mil_dtype;
+
+typedef struct mil_type {
+    mil_dtype dtype;
+    size_t rank; /* 0: scalar */
+    size_t dim[MIL_MAX_RANK];
+} mil_type;
+
+/* One single-assignment value. Constants are decoded: floats[] for fp16 and fp32 (fp16 rounded unless the
+ * numerics are ANE_FP32), ints[] for integers and bool (0 or 1), text for strings. */
+typedef struct mil_value {
+    const char *name;
+    mil_type type;
+    size_t producer; /* index of the op that makes it; MIL_NONE: a function input or a constant */
+    size_t input;    /* index of the function input; MIL_NONE otherwise */
+    const float *floats;
+    const int32_t *ints;
+    const char *text;
+    size_t line, column;
+} mil_value;
+
+/* One X-macro row per op in ops.def: MIL_OP(name, "slots", type_rule, evaluate). */
+typedef enum mil_kind {
+#define MIL_OP(name, slots, rule, evaluate) MIL_OP_##name,
+#include "ops.def"
+#undef MIL_OP
+    MIL_OP_COUNT
+} mil_kind;
+
+/* inputs[i] is the value index bound to the i-th parameter of the op's row in ops.def, MIL_NONE where an
+ * optional one is absent. `const` never appears as an op: its values are constants. Parameters that the row
+ * marks with '!' are bound to constants, with values in the range that the op's definition gives (axes
+ * are normalised to 0 .. rank-1 in place, slices lie inside, permutations are permutations). */
+typedef struct mil_op {
+    mil_kind kind;
+    size_t inputs[MIL_MAX_SLOTS];
+    size_t *variadic; /* values of the one variadic parameter (concat), else NULL */
+    size_t variadic_count;
+    size_t *outputs;
+    size_t output_count; /* > 1 for split only */
+    size_t line, column;
+} mil_op;
+
+/* Ops are in an order in which every value is made before it is used. One allocation region owns all. */
+typedef struct mil_program {
+    mil_value *values;
+    size_t value_count;
+    mil_op *ops;
+    size_t op_count;
+    size_t *inputs; /* value indices, in the order of the function's parameters */
+    size_t input_count;
+    size_t *outputs; /* value indices, in the order of the return tuple */
+    size_t output_count;
+    struct mil_region *region;
+} mil_program;
+
+/* Text to checked program. `numerics` decides whether fp16 constants are rounded; with ANE_FP32 a constant
+ * declared fp16 may be backed by an fp32 record of a weight file. */
+ane_status mil_program_create(const char *text, size_t length, const ane_weight_file *files, size_t file_count,
+                              ane_numerics numerics, mil_program **program, ane_error_info *error);
+void mil_program_free(mil_program *program);
+
+size_t mil_elements(const mil_type *type);
+bool mil_is_float(mil_dtype dtype); /* fp16 or fp32 */
+const char *mil_dtype_name(mil_dtype dtype);
+const char *mil_kind_name(mil_kind kind);
+
+/* --- print.c --------------------------------------------------------------------------------------------- */
+
+/* Canonical text of well-formed MIL: malloc'ed. Checks syntax only. */
+ane_status mil_print(const char *text, size_t length, char **printed, ane_error_info *error);

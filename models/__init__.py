@@ -1,0 +1,1 @@
+"""One TOML file per model; adding a model is adding a file."""
