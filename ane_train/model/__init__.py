@@ -1,0 +1,1 @@
+"""The architecture: model files, the table of parameters, memory laid out by it, memory needed."""

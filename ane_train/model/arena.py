@@ -1,0 +1,46 @@
+"""Memory laid out by the parameter table: one allocation per kind, named views into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_train.model.parameters import Parameter
+
+Array = npt.NDArray[np.float32]
+_ALIGNMENT = 16  # elements: 64 bytes, a cache line
+
+
+class Arena:
+    """One zeroed fp32 array of all parameters; `arena[name]` is a view of the table's shape."""
+
+    def __init__(self, table: Sequence[Parameter]) -> None:
+        offsets, total = [], 0
+        for parameter in table:
+            offsets.append(total)
+            total += -(-parameter.size // _ALIGNMENT) * _ALIGNMENT
+        self.flat: Array = np.zeros(total, np.float32)
+        self.views: Mapping[str, Array] = MappingProxyType(
+            {
+                parameter.name: self.flat[offset : offset + parameter.size].reshape(parameter.shape)
+                for parameter, offset in zip(table, offsets, strict=True)
+            }
+        )
+
+    def __getitem__(self, name: str) -> Array:
+        return self.views[name]
+
+
+def initialize(weights: Arena, table: Sequence[Parameter], seed: int) -> None:
+    """Fills the weights; each parameter draws from its own stream of (seed, index)."""
+    for index, parameter in enumerate(table):
+        view = weights[parameter.name]
+        if parameter.std == 0.0:
+            view.fill(1.0)
+            continue
+        generator = np.random.Generator(np.random.Philox(key=[seed, index]))
+        generator.standard_normal(out=view, dtype=np.float32)
+        view *= np.float32(parameter.std)

@@ -1,0 +1,94 @@
+"""How much memory a training run needs, before any of it is allocated, and how much there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ane_train.model.parameters import count
+from ane_train.model.spec import ModelSpec
+from ane_train.programs import LayerProgram, LayerShape, layer_programs
+
+_LOGITS_TILE = 64 << 20
+_PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes by purpose."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts in bytes."""
+        return sum(self.parts.values())
+
+
+def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
+    """The layer that `spec` repeats, for sequences of S tokens."""
+    return LayerShape(
+        sequence=sequence,
+        dim=spec.dim,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        ffn=spec.ffn,
+        rope_theta=spec.rope_theta,
+        norm_epsilon=spec.norm_epsilon,
+        qk_norm=spec.qk_norm,
+    )
+
+
+def estimate(spec: ModelSpec, sequence: int, numerics: str = "fp16") -> MemoryEstimate:
+    """What training `spec` on sequences of S tokens takes on the software engine."""
+    shape = layer_shape(spec, sequence)
+    programs = layer_programs(shape)
+    size = 4 if numerics == "fp32" else 2
+    inputs = sum(program.input.elements for program in programs)
+    outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
+    widest = max(program.input.elements for program in programs)
+    residuals = 2 * spec.layers * (spec.dim + 1) * sequence
+    tile = min(sequence * spec.vocabulary * 4, max(_LOGITS_TILE, 16 * spec.vocabulary * 4))
+    parts = {
+        "weights, gradients, two moments (fp32)": 16 * count(spec),
+        "staged inputs": size * inputs * spec.layers,
+        "outputs kept for the backward pass": size * outputs,
+        "fp32 copies of staged weights": 0 if size == 4 else 4 * inputs * spec.layers,
+        "residual stream": 4 * residuals,
+        "logits": tile,
+        "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
+        "process": _PROCESS,
+    }
+    return MemoryEstimate(parts)
+
+
+def _outputs_per_model(program: LayerProgram, layers: int) -> int:
+    """Forward outputs are kept for every layer; backward ones alternate between two surfaces."""
+    kept = layers if program.name.endswith("forward") else min(2, layers)
+    return program.output.elements * kept
+
+
+def available() -> int:
+    """Bytes that can be used without swapping, as the system and its control group say."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in rows:
+            limits.append(int(rows["MemAvailable"].split()[0]) * 1024)
+    limits.extend(_group_limits())
+    return min(limits)
+
+
+def _group_limits() -> list[int]:
+    """What the control group leaves, for containers."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return []
+    return [max(0, int(limit) - used)] if limit.isdigit() else []

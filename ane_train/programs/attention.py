@@ -1,0 +1,269 @@
+"""Self-attention with grouped queries: projections, rotation, softmax, and their backward.
+
+Query heads that share a key head are extra rows of one product: q is [1, K, r*S, E] against k
+[1, K, E, S], so nothing is tiled and the backward products sum over the group by themselves; with
+r = 1 it is multi-head attention. RMSNorm before and the residual after are the CPU's. The backward
+program computes the probabilities again instead of reading [H, S, S] values back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ane_train import mil
+from ane_train.programs.head_norm import (
+    Normalized,
+    head_norm_backward,
+    head_norm_forward,
+    mean_row,
+)
+from ane_train.programs.packing import (
+    LayerProgram,
+    Packing,
+    pack_along_width,
+    read_block,
+    stack_along_channels,
+    stack_outputs,
+)
+from ane_train.programs.rotary import Rotary, rotary, rotary_backward, rotary_forward
+from ane_train.programs.shape import LayerShape
+
+# Added to the scores of keys in the future: exp() of it is 0 in fp16, and no sum can overflow.
+MASKED = -1e4
+
+
+def attention_forward_input(shape: LayerShape) -> Packing:
+    """x = normalised activations [D, S]; weights as [D, out], the output projection as [D, Q]."""
+    s, d = shape.sequence, shape.dim
+    parts = [("x", d, s), ("query", d, shape.query), ("key", d, shape.key)]
+    parts += [("value", d, shape.key), ("output", d, shape.query)]
+    return pack_along_width(*parts, *_gamma_part(shape))
+
+
+def attention_forward_output(shape: LayerShape) -> Packing:
+    """y [D, S]; the heads before the output projection; q, k, v before norm and rotation."""
+    q, kv = shape.query, shape.key
+    parts = (("y", shape.dim), ("heads", q), ("query", q), ("key", kv), ("value", kv))
+    return stack_along_channels(shape.sequence, *parts)
+
+
+def attention_backward_input(shape: LayerShape) -> Packing:
+    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D]."""
+    s, d, q, kv = shape.sequence, shape.dim, shape.query, shape.key
+    parts = [("dy", d, s), ("q", q, s), ("k", kv, s), ("v", kv, s)]
+    parts += [("query", q, d), ("key", kv, d), ("value", kv, d), ("output", q, d)]
+    return pack_along_width(*parts, *_gamma_part(shape))
+
+
+def attention_backward_output(shape: LayerShape) -> Packing:
+    """dx [D, S]; gradients of q, k, v before norm and rotation; of gammas per position [E, S]."""
+    q, kv, e = shape.query, shape.key, shape.head_size
+    parts = [("dx", shape.dim), ("query", q), ("key", kv), ("value", kv)]
+    gammas = [("query_norm", e), ("key_norm", e)] if shape.qk_norm else []
+    return stack_along_channels(shape.sequence, *parts, *gammas)
+
+
+def _gamma_part(shape: LayerShape) -> list[tuple[str, int, int]]:
+    """Both gammas, one above the other, repeated in S columns: no narrow tensor, no broadcast."""
+    return [("gamma", 2 * shape.head_size, shape.sequence)] if shape.qk_norm else []
+
+
+def causal_mask(shape: LayerShape) -> np.ndarray:
+    """[1, 1, r*S, S]: 0 where the key is not after the query, MASKED elsewhere."""
+    s = shape.sequence
+    mask = np.where(np.tri(s, dtype=bool), 0.0, MASKED)
+    return np.tile(mask, (shape.ratio, 1)).reshape(1, 1, shape.ratio * s, s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """What forward and backward share. The query's rotation holds the factor 1/sqrt(E)."""
+
+    query: Rotary
+    key: Rotary
+    mask: mil.Value
+    row: mil.Value | None
+    query_gamma: mil.Value | None
+    key_gamma: mil.Value | None
+
+
+def _tables(b: mil.Builder, surface: mil.Value, packing: Packing, shape: LayerShape) -> _Tables:
+    query = rotary(b, shape, "query", shape.head_size**-0.5)
+    key = rotary(b, shape, "key")
+    mask = b.constant(causal_mask(shape), "fp16", name="mask")
+    if not shape.qk_norm:
+        return _Tables(query, key, mask, None, None, None)
+    gamma, e, s = packing["gamma"], shape.head_size, shape.sequence
+    halves = [
+        b.reshape(b.slice_by_size(surface, (0, row, 0, gamma.column), (1, e, 1, s)), (1, 1, e, s))
+        for row in (0, e)
+    ]
+    return _Tables(query, key, mask, mean_row(b, shape), *halves)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rotated:
+    """A projection after norm and rotation, and what its backward needs."""
+
+    value: mil.Value
+    normalized: Normalized | None
+
+
+def _rotate_forward(
+    b: mil.Builder, x: mil.Value, tables: _Tables, shape: LayerShape, name: str
+) -> _Rotated:
+    table, gamma = _of(tables, name)
+    normalized = None
+    if gamma is not None and tables.row is not None:
+        normalized = head_norm_forward(b, x, tables.row, shape, name)
+        x = b.mul(normalized.value, gamma)
+    return _Rotated(rotary_forward(b, x, table, f"{name}_rotated"), normalized)
+
+
+def _rotate_backward(
+    b: mil.Builder, dy: mil.Value, forward: _Rotated, tables: _Tables, name: str
+) -> tuple[mil.Value, list[mil.Value]]:
+    """The gradient before norm and rotation, and gamma's summed over heads (if there is a norm)."""
+    table, gamma = _of(tables, name)
+    dx = rotary_backward(b, dy, table, f"{name}_unrotated")
+    if forward.normalized is None or gamma is None or tables.row is None:
+        return dx, []
+    product = b.mul(dx, forward.normalized.value)
+    dgamma = b.reduce_sum(product, axes=(1,), keep_dims=True, name=f"{name}_dgamma")
+    du = b.mul(dx, gamma)
+    return head_norm_backward(b, du, forward.normalized, tables.row, f"d{name}"), [dgamma]
+
+
+def _of(tables: _Tables, name: str) -> tuple[Rotary, mil.Value | None]:
+    if name == "query":
+        return tables.query, tables.query_gamma
+    return tables.key, tables.key_gamma
+
+
+def _group(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
+    """[1, H, E, S] -> [1, K, r*S, E]: heads that share a key head become rows."""
+    rows = (1, shape.kv_heads, shape.ratio * shape.sequence, shape.head_size)
+    return b.reshape(b.transpose(x, (0, 1, 3, 2)), rows, name=name)
+
+
+def _ungroup(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
+    """[1, K, r*S, E] -> [1, H, E, S]."""
+    heads = (1, shape.heads, shape.sequence, shape.head_size)
+    return b.transpose(b.reshape(x, heads), (0, 1, 3, 2), name=name)
+
+
+def _heads(b: mil.Builder, x: mil.Value, count: int, shape: LayerShape) -> mil.Value:
+    """[1, 1, n*E, S] -> [1, n, E, S]."""
+    return b.reshape(x, (1, count, shape.head_size, shape.sequence))
+
+
+def _rows(b: mil.Builder, x: mil.Value, shape: LayerShape) -> mil.Value:
+    """[1, n, E, S] -> [1, 1, n*E, S]."""
+    return b.reshape(x, (1, 1, x.type.shape[1] * shape.head_size, shape.sequence))
+
+
+def _probabilities(b: mil.Builder, q: mil.Value, k: mil.Value, mask: mil.Value) -> mil.Value:
+    """softmax(q k + mask) [1, K, r*S, S] of q [1, K, r*S, E] and k [1, K, E, S]."""
+    scores = b.add(b.matmul(q, k, name="scores"), mask)
+    return b.softmax(scores, axis=-1, name="probabilities")
+
+
+def attention_forward(shape: LayerShape) -> LayerProgram:
+    """y = Wo attention(Wq x, Wk x, Wv x), with taps for the backward pass."""
+    b = mil.Builder()
+    packing = attention_forward_input(shape)
+    surface = b.input("x", packing.shape)
+    x = read_block(b, surface, packing["x"], "normalized_x")
+    tables = _tables(b, surface, packing, shape)
+    projections = {}
+    for name in ("query", "key", "value"):
+        weight = read_block(b, surface, packing[name], f"{name}_weight")
+        projections[name] = b.matmul(weight, x, transpose_x=True, name=name)
+    q, k, v = projections.values()
+    query = _rotate_forward(b, _heads(b, q, shape.heads, shape), tables, shape, "query")
+    key = _rotate_forward(b, _heads(b, k, shape.kv_heads, shape), tables, shape, "key")
+    grouped = _group(b, query.value, shape, "grouped_query")
+    probabilities = _probabilities(b, grouped, key.value, tables.mask)
+    values = _heads(b, v, shape.kv_heads, shape)
+    mixed = b.matmul(probabilities, values, transpose_y=True, name="mixed")
+    heads = _rows(b, _ungroup(b, mixed, shape, "mixed_heads"), shape)
+    weight = read_block(b, surface, packing["output"], "output_weight")
+    y = b.matmul(weight, heads, name="y")
+    output = attention_forward_output(shape)
+    program = b.build([stack_outputs(b, output, [y, heads, q, k, v])])
+    return LayerProgram("attention_forward", program, packing, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Activations of the backward program as heads; dheads: gradient of the heads' outputs."""
+
+    query: _Rotated
+    key: _Rotated
+    value: mil.Value
+    dheads: mil.Value
+
+
+def _backward_inputs(
+    b: mil.Builder, surface: mil.Value, packing: Packing, tables: _Tables, shape: LayerShape
+) -> _Inputs:
+    dy = read_block(b, surface, packing["dy"], "dy")
+    weight = read_block(b, surface, packing["output"], "output_weight")
+    dheads = _heads(b, b.matmul(weight, dy, name="dheads"), shape.heads, shape)
+    heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
+    q, k, v = (
+        _heads(b, read_block(b, surface, packing[name], name), count, shape)
+        for name, count in heads.items()
+    )
+    query = _rotate_forward(b, q, tables, shape, "query")
+    return _Inputs(query, _rotate_forward(b, k, tables, shape, "key"), v, dheads)
+
+
+def _softmax_backward(b: mil.Builder, p: mil.Value, dp: mil.Value) -> mil.Value:
+    """p (dp - sum(p dp)) along the last axis."""
+    total = b.reduce_sum(b.mul(p, dp), axes=(-1,), keep_dims=True, name="dprobabilities_sum")
+    return b.mul(p, b.sub(dp, total), name="dscores")
+
+
+def attention_backward(shape: LayerShape) -> LayerProgram:
+    """Gradients of x, of q, k, v before norm and rotation, and of the gammas, from dy."""
+    b = mil.Builder()
+    packing = attention_backward_input(shape)
+    surface = b.input("x", packing.shape)
+    tables = _tables(b, surface, packing, shape)
+    given = _backward_inputs(b, surface, packing, tables, shape)
+    query = _group(b, given.query.value, shape, "grouped_query")
+    dmixed = _group(b, given.dheads, shape, "dmixed")
+    p = _probabilities(b, query, given.key.value, tables.mask)
+    dv = b.matmul(dmixed, p, transpose_x=True, name="dvalue")
+    dp = b.matmul(dmixed, given.value, name="dprobabilities")
+    dscores = _softmax_backward(b, p, dp)
+    dgrouped = b.matmul(dscores, given.key.value, transpose_y=True, name="dgrouped_query")
+    dkey_rotated = b.matmul(query, dscores, transpose_x=True, name="dkey_rotated")
+    dquery_rotated = _ungroup(b, dgrouped, shape, "dquery_rotated")
+    dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, "query")
+    dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, "key")
+    gradients = {"query": dq, "key": dk, "value": dv}
+    dx = _project_back(b, surface, packing, gradients, shape)
+    output = attention_backward_output(shape)
+    values = [dx, *gradients.values(), *query_gamma, *key_gamma]
+    program = b.build([stack_outputs(b, output, values)])
+    return LayerProgram("attention_backward", program, packing, output)
+
+
+def _project_back(
+    b: mil.Builder,
+    surface: mil.Value,
+    packing: Packing,
+    gradients: dict[str, mil.Value],
+    shape: LayerShape,
+) -> mil.Value:
+    """dx = Wq^T dq + Wk^T dk + Wv^T dv, [1, 1, D, S]."""
+    parts = []
+    for name, gradient in gradients.items():
+        weight = read_block(b, surface, packing[name], f"{name}_weight")
+        product = b.matmul(weight, _rows(b, gradient, shape), transpose_x=True)
+        parts.append(product)
+    return b.add(b.add(parts[0], parts[1]), parts[2], name="dx")
