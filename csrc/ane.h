@@ -43,6 +43,8 @@ typedef struct ane_options {
     size_t threads;        /* 0: one per core */
     size_t compile_limit;  /* 0: none */
     const char *blas_path; /* shared library with cblas_sgemm; NULL: the built-in reference */
+    bool reference;        /* the slow evaluator that defines each op, for comparison */
+    size_t cache_limit;    /* bytes of fp32 copies of fp16 inputs that stay unchanged; 0: no limit */
 } ane_options;
 
 typedef struct ane_error_info {
@@ -175,13 +177,14 @@ ane_status ane_axpy(ane_context *context, size_t n, float alpha, const float *x,
 /* The sum of squares in double, in a fixed order; not finite if any element is not. */
 ane_status ane_sum_squares(ane_context *context, size_t n, const float *x, double *sum);
 
+/* In double because 1 - beta2 of a float beta2 would be off by 1e-5. */
 typedef struct ane_adamw_options {
-    float learning_rate;
-    float beta1;
-    float beta2;
-    float epsilon;
-    float weight_decay;
-    float gradient_scale; /* multiplied into the gradient first: unscaling and clipping */
+    double learning_rate;
+    double beta1;
+    double beta2;
+    double epsilon;
+    double weight_decay;
+    double gradient_scale; /* multiplied into the gradient first: unscaling and clipping */
     size_t step;          /* from 1, for bias correction */
 } ane_adamw_options;
 

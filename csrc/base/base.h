@@ -1,7 +1,8 @@
-/* base.h: what every C module stands on: the public API, errors, fp16, the thread pool and the matrix product.
- * Section headings name the file that defines each part. */
+/* base.h: what every C module stands on: the public API, errors, fp16, the thread pool and the
+ * matrix product. Section headings name the file that defines each part. */
 #pragma once
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,30 +16,43 @@
 #define ANE_PRINTF(format_index, first)
 #endif
 
-/* --- error.c ------------------------------------------------------------------------------------------- */
+/* Put before a hot function: compiled for three levels of x86-64, chosen when the module is loaded.
+ * Bits may differ between machines (fused multiply-add), never between runs on one. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&       \
+    __GNUC__ >= 12 && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define ANE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define ANE_CLONES
+#endif
 
-/* Writes status, position and formatted text (cut to fit) and returns status. A NULL error is allowed. */
-ane_status ane_fail(ane_error_info *error, ane_status status, const char *format, ...) ANE_PRINTF(3, 4);
-ane_status ane_fail_at(ane_error_info *error, ane_status status, size_t line, size_t column, const char *format,
-                       ...) ANE_PRINTF(5, 6);
+/* --- error.c ----------------------------------------------------------------------------- */
+
+/* Writes status, position and formatted text (cut to fit) and returns status. A NULL error is
+ * allowed. */
+ane_status ane_fail(ane_error_info *error, ane_status status, const char *format, ...)
+    ANE_PRINTF(3, 4);
+ane_status ane_fail_at(ane_error_info *error, ane_status status, size_t line, size_t column,
+                       const char *format, ...) ANE_PRINTF(5, 6);
 /* a * b and a + b into *out; false on overflow. */
 bool ane_size_mul(size_t a, size_t b, size_t *out);
 bool ane_size_add(size_t a, size_t b, size_t *out);
-/* 64-byte aligned memory, zero-filled; NULL on overflow, when count * size is 0, or when memory is short. */
+/* 64-byte aligned memory, zero-filled; NULL on overflow, when count * size is 0, or when memory is
+ * short. */
 void *ane_alloc(size_t count, size_t size);
 void ane_free(void *memory);
 
-/* --- fp16.c -------------------------------------------------------------------------------------------- */
+/* --- fp16.c ------------------------------------------------------------------------------ */
 
 uint16_t ane_half_from_float(float value); /* nearest even, subnormals kept, overflow to infinity */
 float ane_float_from_half(uint16_t bits);
-/* Contiguous arrays; dispatched at run time to F16C / AVX-512 / NEON, equal to the scalars bit for bit. */
+/* Contiguous arrays; dispatched at run time to F16C / AVX-512 / NEON, equal to the scalars bit for
+ * bit. */
 void ane_halves_from_floats(size_t n, const float *from, uint16_t *to);
 void ane_floats_from_halves(size_t n, const uint16_t *from, float *to);
 /* Rounds floats to values that fp16 can hold, in place, kept as floats. */
 void ane_round_to_half(size_t n, float *values);
 
-/* --- pool.c -------------------------------------------------------------------------------------------- */
+/* --- pool.c ------------------------------------------------------------------------------ */
 
 typedef struct ane_pool ane_pool;
 typedef void (*ane_task)(void *argument, size_t index);
@@ -47,12 +61,13 @@ typedef void (*ane_task)(void *argument, size_t index);
 ane_pool *ane_pool_create(size_t threads);
 void ane_pool_free(ane_pool *pool);
 size_t ane_pool_threads(const ane_pool *pool);
-/* Calls task(argument, 0 .. count - 1), each once, on any free threads and the caller's; returns when all are
- * done. May be called from several threads at a time, not from inside a task. A NULL pool runs in order on
- * the caller. Work is cut by `count` alone, so results do not depend on which thread ran what. */
+/* Calls task(argument, 0 .. count - 1), each once, on any free threads and the caller's; returns
+ * when all are done. May be called from several threads at a time, not from inside a task. A NULL
+ * pool runs in order on the caller. Work is cut by `count` alone, so results do not depend on which
+ * thread ran what. */
 void ane_pool_run(ane_pool *pool, size_t count, ane_task task, void *argument);
 
-/* --- blas.c -------------------------------------------------------------------------------------------- */
+/* --- blas.c ------------------------------------------------------------------------------ */
 
 typedef struct ane_blas ane_blas;
 
@@ -62,30 +77,37 @@ typedef struct ane_matrix {
     bool transposed; /* op(A) = stored matrix transposed */
 } ane_matrix;
 
-/* dlopen()s the library and finds cblas_sgemm under its known names (cblas_sgemm, scipy_cblas_sgemm); its own
- * threads are set to 1. path NULL: the reference, three plain loops with a float accumulator. */
+/* dlopen()s the library and finds cblas_sgemm under its known names (cblas_sgemm,
+ * scipy_cblas_sgemm); its own threads are set to 1. path NULL: the reference, three plain loops
+ * with a float accumulator. */
 ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *error);
 void ane_blas_free(ane_blas *blas);
 const char *ane_blas_name(const ane_blas *blas);
 /* One product on the calling thread. */
-void ane_blas_gemm(const ane_blas *blas, size_t m, size_t n, size_t k, float alpha, ane_matrix a, ane_matrix b,
-                   float beta, float *c, size_t ldc);
-/* The same, cut over the pool by shape and ane_pool_threads alone (columns or rows, whichever is longer). */
-void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size_t n, size_t k, float alpha,
-                            ane_matrix a, ane_matrix b, float beta, float *c, size_t ldc);
+void ane_blas_gemm(const ane_blas *blas, size_t m, size_t n, size_t k, float alpha, ane_matrix a,
+                   ane_matrix b, float beta, float *c, size_t ldc);
+/* The same, cut over the pool by shape alone (columns or rows, whichever is longer), so that the
+ * bits are the same for every number of threads. */
+void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size_t n, size_t k,
+                            float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
+                            size_t ldc);
 
-/* --- context.c ----------------------------------------------------------------------------------------- */
+/* --- context.c --------------------------------------------------------------------------- */
 
 struct ane_context {
     ane_options options; /* blas_path is not kept */
     ane_pool *pool;
     ane_blas *blas;
+    pthread_mutex_t lock; /* guards error and counts */
     ane_error_info error;
     ane_counts counts;
-    void *scratch; /* evaluation memory shared by all programs, grown by the engine, freed with the context */
+    void *scratch; /* evaluation memory shared by all programs, grown by the engine, freed with the
+                      context */
     size_t scratch_size;
 };
 
-/* True if the call failed: then the context's error holds its text. For one-line error passing. */
+/* Keeps the text as the context's last error and returns status. A NULL context is allowed. */
 ane_status ane_context_fail(ane_context *context, ane_status status, const char *format, ...)
     ANE_PRINTF(3, 4);
+/* Keeps an error that was filled elsewhere and returns its status. A NULL context is allowed. */
+ane_status ane_context_keep(ane_context *context, const ane_error_info *error);

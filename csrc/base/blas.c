@@ -1,0 +1,222 @@
+/* blas.c: the matrix product. A BLAS library is opened at run time and kept on one thread; the pool
+ * cuts products at places that depend on the shape alone, so that the thread count does not change
+ * a bit. The reference is the definition, and stands in where the library's 32-bit sizes do not
+ * suffice. */
+#include "base.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { ROW_MAJOR = 101, NO_TRANSPOSE = 111, TRANSPOSE = 112 }; /* of the CBLAS interface */
+
+typedef void cblas_sgemm_function(int order, int transpose_a, int transpose_b, int m, int n, int k,
+                                  float alpha, const float *a, int lda, const float *b, int ldb,
+                                  float beta, float *c, int ldc);
+typedef void set_threads_function(int threads);
+typedef char *text_function(void);
+typedef int set_threading_function(unsigned threading); /* BLASSetThreading of Accelerate */
+#define ACCELERATE_SINGLE_THREADED 1
+
+struct ane_blas {
+    void *library; /* NULL: the reference */
+    cblas_sgemm_function *sgemm;
+    char name[96];
+};
+
+/* A symbol under its plain name, or as the wheels of scipy-openblas32 rename it. */
+static void *find(void *library, const char *name) {
+    char renamed[64];
+    snprintf(renamed, sizeof renamed, "scipy_%s", name);
+    void *symbol = dlsym(library, renamed);
+    return symbol ? symbol : dlsym(library, name);
+}
+
+static void use_one_thread(void *library) {
+    set_threads_function *set_threads =
+        (set_threads_function *)find(library, "openblas_set_num_threads");
+    if (set_threads) set_threads(1);
+    set_threading_function *set_threading =
+        (set_threading_function *)dlsym(library, "BLASSetThreading");
+    if (set_threading) set_threading(ACCELERATE_SINGLE_THREADED);
+}
+
+/* "OpenBLAS 0.3.34 SkylakeX" where the library tells, else its file name without folder and suffix.
+ */
+static void name_library(ane_blas *blas, const char *path) {
+    text_function *config = (text_function *)find(blas->library, "openblas_get_config");
+    text_function *core = (text_function *)find(blas->library, "openblas_get_corename");
+    char version[32];
+    if (config && core && sscanf(config(), "OpenBLAS %31s", version) == 1) {
+        snprintf(blas->name, sizeof blas->name, "OpenBLAS %s %s", version, core());
+        return;
+    }
+    const char *slash = strrchr(path, '/');
+    const char *file = slash ? slash + 1 : path;
+    snprintf(blas->name, sizeof blas->name, "%.*s", (int)strcspn(file, "."), file);
+}
+
+static ane_status open_library(ane_blas *blas, const char *path, ane_error_info *error) {
+    /* Never unmapped: libraries with threads and fork handlers of their own do not all survive it.
+     */
+    blas->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!blas->library)
+        return ane_fail(error, ANE_ERROR_SYSTEM, "cannot open the BLAS library: %s", dlerror());
+    blas->sgemm = (cblas_sgemm_function *)find(blas->library, "cblas_sgemm");
+    if (!blas->sgemm)
+        return ane_fail(error, ANE_ERROR_SYSTEM, "%s has no cblas_sgemm with 32-bit sizes", path);
+    use_one_thread(blas->library);
+    name_library(blas, path);
+    return ANE_OK;
+}
+
+ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *error) {
+    *blas = NULL;
+    ane_blas *opened = ane_alloc(1, sizeof *opened);
+    if (!opened) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for the BLAS handle");
+    ane_status status = ANE_OK;
+    if (path)
+        status = open_library(opened, path, error);
+    else
+        snprintf(opened->name, sizeof opened->name, "reference");
+    if (status != ANE_OK) {
+        ane_blas_free(opened);
+        return status;
+    }
+    *blas = opened;
+    return ANE_OK;
+}
+
+void ane_blas_free(ane_blas *blas) {
+    if (!blas) return;
+    if (blas->library) dlclose(blas->library);
+    ane_free(blas);
+}
+
+const char *ane_blas_name(const ane_blas *blas) {
+    return blas->name;
+}
+
+static float element(ane_matrix matrix, size_t row, size_t column) {
+    return matrix.transposed ? matrix.data[column * matrix.stride + row]
+                             : matrix.data[row * matrix.stride + column];
+}
+
+#define REFERENCE_COLUMNS 64
+
+/* One row by up to 64 columns: sums[j] += a[row, i] * b[i, column + j], in the order of i. */
+static void reference_sums(size_t columns, size_t k, ane_matrix a, size_t row, ane_matrix b,
+                           size_t column, float *sums) {
+    for (size_t i = 0; i < k; i++) {
+        float left = element(a, row, i);
+        if (b.transposed)
+            for (size_t j = 0; j < columns; j++)
+                sums[j] += left * b.data[(column + j) * b.stride + i];
+        else
+            for (size_t j = 0; j < columns; j++)
+                sums[j] += left * b.data[i * b.stride + column + j];
+    }
+}
+
+static void reference_gemm(size_t m, size_t n, size_t k, float alpha, ane_matrix a, ane_matrix b,
+                           float beta, float *c, size_t ldc) {
+    if (alpha == 0.0f) k = 0; /* BLAS does not read the operands then */
+    for (size_t row = 0; row < m; row++) {
+        for (size_t column = 0; column < n; column += REFERENCE_COLUMNS) {
+            size_t columns = n - column < REFERENCE_COLUMNS ? n - column : REFERENCE_COLUMNS;
+            float sums[REFERENCE_COLUMNS] = {0};
+            reference_sums(columns, k, a, row, b, column, sums);
+            float *out = c + row * ldc + column;
+            for (size_t j = 0; j < columns; j++)
+                out[j] = alpha * sums[j] + (beta == 0.0f ? 0.0f : beta * out[j]);
+        }
+    }
+}
+
+/* The library wants leading dimensions of at least the row length, even where there is one row. */
+static bool leading_dimension(size_t rows, size_t columns, size_t stride, int *leading) {
+    size_t wanted = rows == 1 ? columns : stride;
+    *leading = wanted > INT_MAX ? 0 : (int)wanted;
+    return rows <= INT_MAX && columns <= INT_MAX && wanted <= INT_MAX && wanted >= columns;
+}
+
+static bool operand_leading(size_t rows, size_t columns, ane_matrix matrix, int *leading) {
+    return matrix.transposed ? leading_dimension(columns, rows, matrix.stride, leading)
+                             : leading_dimension(rows, columns, matrix.stride, leading);
+}
+
+void ane_blas_gemm(const ane_blas *blas, size_t m, size_t n, size_t k, float alpha, ane_matrix a,
+                   ane_matrix b, float beta, float *c, size_t ldc) {
+    if (m == 0 || n == 0) return;
+    int lda, ldb, int_ldc;
+    bool fits = operand_leading(m, k, a, &lda) && operand_leading(k, n, b, &ldb) &&
+                leading_dimension(m, n, ldc, &int_ldc);
+    if (!blas->sgemm || k == 0 || !fits) {
+        reference_gemm(m, n, k, alpha, a, b, beta, c, ldc);
+        return;
+    }
+    blas->sgemm(ROW_MAJOR, a.transposed ? TRANSPOSE : NO_TRANSPOSE,
+                b.transposed ? TRANSPOSE : NO_TRANSPOSE, (int)m, (int)n, (int)k, alpha, a.data, lda,
+                b.data, ldb, beta, c, int_ldc);
+}
+
+typedef struct gemm_cut {
+    const ane_blas *blas;
+    size_t m, n, k;
+    float alpha;
+    ane_matrix a, b;
+    float beta;
+    float *c;
+    size_t ldc;
+    bool by_rows;
+    size_t step; /* rows or columns of one piece */
+} gemm_cut;
+
+static ane_matrix from_row(ane_matrix matrix, size_t row) {
+    matrix.data += matrix.transposed ? row : row * matrix.stride;
+    return matrix;
+}
+
+static ane_matrix from_column(ane_matrix matrix, size_t column) {
+    matrix.data += matrix.transposed ? column * matrix.stride : column;
+    return matrix;
+}
+
+static void gemm_piece(void *argument, size_t index) {
+    const gemm_cut *cut = argument;
+    size_t start = index * cut->step;
+    size_t left = (cut->by_rows ? cut->m : cut->n) - start;
+    size_t length = left < cut->step ? left : cut->step;
+    if (cut->by_rows)
+        ane_blas_gemm(cut->blas, length, cut->n, cut->k, cut->alpha, from_row(cut->a, start),
+                      cut->b, cut->beta, cut->c + start * cut->ldc, cut->ldc);
+    else
+        ane_blas_gemm(cut->blas, cut->m, length, cut->k, cut->alpha, cut->a,
+                      from_column(cut->b, start), cut->beta, cut->c + start, cut->ldc);
+}
+
+#define CUT_UNIT 128     /* a multiple of every kernel's tile */
+#define CUT_PIECES 16    /* at most */
+#define CUT_WORTH 262144 /* products of one piece that are worth a piece of their own */
+
+/* Rows or columns of a piece: the same for every thread count. */
+static size_t cut_step(size_t longer, size_t shorter, size_t k) {
+    double units = (double)longer / CUT_UNIT;
+    double pieces = (double)longer * (double)shorter * (double)k / CUT_WORTH;
+    if (pieces > CUT_PIECES) pieces = CUT_PIECES;
+    if (pieces > units) pieces = units;
+    if (pieces < 2.0) return longer;
+    size_t step = longer / (size_t)pieces;
+    return (step + CUT_UNIT - 1) / CUT_UNIT * CUT_UNIT;
+}
+
+void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size_t n, size_t k,
+                            float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
+                            size_t ldc) {
+    if (m == 0 || n == 0) return;
+    gemm_cut cut = {blas, m, n, k, alpha, a, b, beta, c, ldc, m > n, 0};
+    size_t longer = m > n ? m : n;
+    cut.step = cut_step(longer, m > n ? n : m, k);
+    ane_pool_run(pool, (longer + cut.step - 1) / cut.step, gemm_piece, &cut);
+}

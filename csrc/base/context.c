@@ -1,0 +1,125 @@
+/* context.c: opens and closes an engine's threads and BLAS, and keeps its last error and its
+ * counts. Both are read and written under the context's lock, because calls arrive from several
+ * threads. */
+#if defined(__linux__)
+#define _GNU_SOURCE 1
+#endif
+#include "base.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#define MOST_THREADS 1024
+#define ALL_HAZARDS (ANE_HAZARD_MATMUL_RANGE | ANE_HAZARD_REDUCE_FP16 | ANE_HAZARD_WIDTH_SLICE)
+
+/* Cores that this process may run on. */
+static size_t available_cores(void) {
+#if defined(__linux__)
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) == 0) return (size_t)CPU_COUNT(&cores);
+#endif
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (size_t)online : 1;
+}
+
+static ane_status check_options(const ane_options *options, ane_error_info *error) {
+    if ((unsigned)options->numerics > ANE_HAZARD)
+        return ane_fail(error, ANE_ERROR_ARGUMENT, "numerics %d are not known",
+                        (int)options->numerics);
+    if (options->hazards & ~(unsigned)ALL_HAZARDS)
+        return ane_fail(error, ANE_ERROR_ARGUMENT, "hazard flags %#x are not known",
+                        options->hazards);
+    if (options->threads > MOST_THREADS)
+        return ane_fail(error, ANE_ERROR_ARGUMENT, "%zu threads are too many: at most %d",
+                        options->threads, MOST_THREADS);
+    return ANE_OK;
+}
+
+static ane_status start_context(ane_context *context, const char *blas_path,
+                                ane_error_info *error) {
+    size_t threads = context->options.threads;
+    context->pool = ane_pool_create(threads);
+    if (!context->pool)
+        return ane_fail(error, ANE_ERROR_SYSTEM, "cannot start %zu threads", threads);
+    return ane_blas_open(blas_path, &context->blas, error);
+}
+
+ane_status ane_context_open(const ane_options *options, ane_context **context,
+                            ane_error_info *error) {
+    if (context) *context = NULL;
+    if (!options || !context)
+        return ane_fail(error, ANE_ERROR_ARGUMENT,
+                        "the options or the place for the context are missing");
+    ane_status status = check_options(options, error);
+    if (status != ANE_OK) return status;
+    ane_context *opened = ane_alloc(1, sizeof *opened);
+    if (!opened) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a context");
+    pthread_mutex_init(&opened->lock, NULL);
+    opened->options = *options;
+    opened->options.blas_path = NULL;
+    if (options->threads == 0) opened->options.threads = available_cores();
+    status = start_context(opened, options->blas_path, error);
+    if (status != ANE_OK) {
+        ane_context_free(opened);
+        return status;
+    }
+    *context = opened;
+    return ANE_OK;
+}
+
+void ane_context_free(ane_context *context) {
+    if (!context) return;
+    ane_pool_free(context->pool);
+    ane_blas_free(context->blas);
+    ane_free(context->scratch);
+    pthread_mutex_destroy(&context->lock);
+    ane_free(context);
+}
+
+ane_status ane_context_keep(ane_context *context, const ane_error_info *error) {
+    if (!context) return error->status;
+    pthread_mutex_lock(&context->lock);
+    context->error = *error;
+    pthread_mutex_unlock(&context->lock);
+    return error->status;
+}
+
+ane_status ane_context_fail(ane_context *context, ane_status status, const char *format, ...) {
+    ane_error_info error = {.status = status};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error.text, sizeof error.text, format, arguments);
+    va_end(arguments);
+    return ane_context_keep(context, &error);
+}
+
+void ane_context_error(ane_context *context, ane_error_info *error) {
+    if (!error) return;
+    memset(error, 0, sizeof *error);
+    if (!context) return;
+    pthread_mutex_lock(&context->lock);
+    *error = context->error;
+    pthread_mutex_unlock(&context->lock);
+}
+
+void ane_context_counts(ane_context *context, ane_counts *counts) {
+    if (!counts) return;
+    memset(counts, 0, sizeof *counts);
+    if (!context) return;
+    pthread_mutex_lock(&context->lock);
+    *counts = context->counts;
+    pthread_mutex_unlock(&context->lock);
+}
+
+size_t ane_context_threads(const ane_context *context) {
+    return context ? ane_pool_threads(context->pool) : 0;
+}
+
+const char *ane_context_blas(const ane_context *context) {
+    return context ? ane_blas_name(context->blas) : NULL;
+}
