@@ -1,0 +1,174 @@
+"""Files of named arrays in the safetensors format, written and read without a copy in memory.
+
+The format: the header's length as 8 little-endian bytes, a JSON header (name, dtype, shape, place),
+then the arrays' bytes without gaps. The safetensors library is not used here because a checkpoint
+needs what it does not offer: reading into memory that is already there, a checksum taken on the way
+(not by a second pass over gigabytes) and an fsync of what was written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_train.train.durable import synchronize
+
+Array = npt.NDArray[Any]
+
+_CHUNK = 1 << 22  # bytes; small enough for the checksum to find them in a cache
+_LARGEST_HEADER = 100_000_000
+_DTYPES = MappingProxyType({"<f4": "F32", "<f2": "F16", "<f8": "F64", "<i4": "I32", "<i8": "I64"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a written file can be recognised by."""
+
+    size: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor's line in the header; `begin` and `end` count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> FileRecord:
+    """Writes C-contiguous arrays to a new file and waits until they are on the disk. OSError."""
+    header = _encode_header(tensors, metadata)
+    size, checksum = len(header), zlib.crc32(header)
+    with open(path, "xb", buffering=0) as file:
+        _write_all(file, memoryview(header))
+        for array in tensors.values():
+            for chunk in _chunks(array):
+                _write_all(file, chunk)
+                size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+        synchronize(file.fileno())
+    return FileRecord(size, checksum)
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """ValueError, saying what is wrong, unless the file has these names, shapes and dtypes."""
+    with open(path, "rb") as file:
+        _check_entries(_read_header(file)[1], tensors)
+
+
+def read_tensors(path: Path, tensors: Mapping[str, Array]) -> FileRecord:
+    """Fills the given C-contiguous arrays from the file; returns what the file is recognised by.
+
+    ValueError, saying what is wrong, if the file has other arrays or is damaged; the given ones may
+    be partly overwritten then. OSError if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        header, entries = _read_header(file)
+        _check_entries(entries, tensors)
+        size, checksum = len(header), zlib.crc32(header)
+        for name in sorted(entries, key=lambda name: (entries[name].begin, entries[name].end)):
+            for chunk in _chunks(tensors[name]):
+                if file.readinto(chunk) != len(chunk):
+                    raise ValueError("it is truncated")
+                size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    return FileRecord(size, checksum)
+
+
+def _encode_header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.str],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read_header(file: io.BufferedReader) -> tuple[bytes, dict[str, _Entry]]:
+    """The header's bytes, its length included, and its tensors, proved to fill the file exactly."""
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    file_size = os.fstat(file.fileno()).st_size
+    if len(prefix) < 8 or not 2 <= length <= min(file_size - 8, _LARGEST_HEADER):
+        raise ValueError("it is no safetensors file, or truncated")
+    text = file.read(length)
+    try:
+        fields = json.loads(text)
+        fields.pop("__metadata__", None)
+        entries = {name: _decode_entry(field) for name, field in fields.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("its header is damaged") from None
+    _check_places(entries, file_size - 8 - length)
+    return prefix + text, entries
+
+
+def _decode_entry(field: Mapping[str, Any]) -> _Entry:
+    begin, end = field["data_offsets"]
+    shape = tuple(field["shape"])
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError
+    return _Entry(str(field["dtype"]), shape, begin, end)
+
+
+def _check_places(entries: Mapping[str, _Entry], data_size: int) -> None:
+    end = 0
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != end:
+            raise ValueError("its header is damaged")
+        end = entry.end
+    if end > data_size:
+        raise ValueError(f"it is truncated: {data_size} bytes of arrays where {end} should be")
+    if end < data_size:
+        raise ValueError(f"it is damaged: {data_size - end} bytes too many")
+
+
+def _check_entries(entries: Mapping[str, _Entry], tensors: Mapping[str, Array]) -> None:
+    for missing in sorted(tensors.keys() - entries.keys()):
+        raise ValueError(f"it has no tensor '{missing}', which the model has")
+    for extra in sorted(entries.keys() - tensors.keys()):
+        raise ValueError(f"it has a tensor '{extra}', which the model has not")
+    for name, array in tensors.items():
+        entry, dtype = entries[name], _DTYPES[array.dtype.str]
+        if entry.shape != array.shape:
+            raise ValueError(
+                f"its tensor '{name}' has the shape {list(entry.shape)}, "
+                f"the model's has {list(array.shape)}"
+            )
+        if entry.dtype != dtype:
+            raise ValueError(f"its tensor '{name}' is of type {entry.dtype} and not {dtype}")
+        if entry.end - entry.begin != math.prod(entry.shape) * array.itemsize:
+            raise ValueError("its header is damaged")
+
+
+def _chunks(array: Array) -> Iterator[memoryview]:
+    """The array's own bytes, piece by piece; never a copy of them."""
+    assert array.flags.c_contiguous, "only a C-contiguous array is its own bytes"
+    view = array.reshape(-1).view(np.uint8).data
+    for begin in range(0, len(view), _CHUNK):
+        yield view[begin : begin + _CHUNK]
+
+
+def _write_all(file: io.FileIO, content: memoryview) -> None:
+    while content:
+        written = file.write(content)
+        content = content[written:]
