@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_scheduler
 
+from ane_train.config import Layer, complete, resolve
 from ane_train.errors import ConfigError
-from ane_train.train.schedule import Schedule, default_warmup
+from ane_train.train.schedule import Schedule
 
 PEAK = 3e-4
 STEPS = 50
@@ -128,4 +129,6 @@ def test_a_schedule_that_makes_no_sense_says_what_to_change(
 
 @given(st.integers(1, 100_000), st.sampled_from(DECAYING))
 def test_the_default_warm_up_fits_every_run(steps: int, kind: Any) -> None:
-    assert Schedule(kind, PEAK, 0.0, default_warmup(steps), steps).rate(steps) == 0.0
+    config = complete(resolve([Layer("test", {"steps": steps})]), dim=64, sequence=64)
+    assert config.warmup is not None
+    assert Schedule(kind, PEAK, 0.0, config.warmup, steps).rate(steps) == 0.0

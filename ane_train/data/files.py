@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class Inputs:
     kind: Kind
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
+
+
+def default_cache() -> Path:
+    """Return the user's folder for what can be made again, by the custom of the system."""
+    home = Path.home()
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "ane-train"
 
 
 @contextmanager

@@ -12,9 +12,6 @@ from ane_train.errors import ConfigError
 
 ScheduleKind = Literal["cosine", "linear", "constant", "wsd"]
 
-_DEFAULT_WARMUP = 100
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Warm-up from 0 to `peak` in `warmup` steps, then by `kind` down to `minimum` at step `steps`.
@@ -53,11 +50,6 @@ class Schedule:
     def decay_steps(self) -> int:
         """How many steps the descent of wsd takes: at least one."""
         return max(1, round(self.decay_fraction * self.steps))
-
-
-def default_warmup(steps: int) -> int:
-    """A warm-up for a run that names none: a tenth of it, at most 100 steps."""
-    return min(_DEFAULT_WARMUP, steps // 10) if steps else _DEFAULT_WARMUP
 
 
 def _progress(step: int, first: int, last: int) -> float:

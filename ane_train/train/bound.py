@@ -1,0 +1,64 @@
+"""A compiled program bound to the surfaces of one layer, addressed by the names of its packing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ane_train.engine import Engine
+from ane_train.model.arena import Array
+from ane_train.native.engine import Program, Request, Surface
+from ane_train.programs import LayerProgram, Packing
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledLayer:
+    """A layer program and what the engine made of it; shared by all layers."""
+
+    layout: LayerProgram
+    compiled: Program
+
+    def surface(self, engine: Engine, packing: Packing) -> Surface:
+        """A zeroed surface for one of the two packings."""
+        return engine.context.surface(packing.channels, packing.width, engine.element_size)
+
+    def bind(self, engine: Engine, output: Surface | None = None) -> BoundProgram:
+        """Binds to a new input surface and to `output`, or to a new one."""
+        source = self.surface(engine, self.layout.input)
+        target = output or self.surface(engine, self.layout.output)
+        request = self.compiled.request([source], [target])
+        return BoundProgram(self.layout, source, target, request)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundProgram:
+    """One layer's program: stage blocks of the input, evaluate, read blocks of the output."""
+
+    layout: LayerProgram
+    source: Surface
+    target: Surface
+    request: Request
+
+    def stage(
+        self, name: str, values: Array, *, transposed: bool = False, scale: float = 1.0
+    ) -> None:
+        """Writes fp32 values (transposed if asked) into the input block `name`, rounded."""
+        block = self.layout.input[name]
+        self.source.write(values, block.row, block.column, transposed=transposed, scale=scale)
+
+    def copy_tap(self, name: str, forward: BoundProgram, tap: str) -> None:
+        """Copies another program's output block `tap` into the input block `name`, bit for bit."""
+        to, block = self.layout.input[name], forward.layout.output[tap]
+        place = (block.row, block.column, block.rows, block.columns)
+        self.source.copy_from(to.row, to.column, forward.target, *place)
+
+    def read_input(self, name: str, out: Array) -> Array:
+        """The staged block as the program saw it, as fp32."""
+        block = self.layout.input[name]
+        return self.source.read(block.row, block.column, block.rows, block.columns, out=out)
+
+    def read(self, name: str, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
+        """out = beta * out + alpha * output block, as fp32."""
+        block = self.layout.output[name]
+        return self.target.read(
+            block.row, block.column, block.rows, block.columns, out=out, alpha=alpha, beta=beta
+        )

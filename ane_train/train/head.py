@@ -1,0 +1,160 @@
+"""Both ends of the network on the CPU in fp32: embedding, final norm, classifier, cross-entropy.
+
+The classifier runs in tiles of positions, so that no [S, V] array needs more than TILE_BYTES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_train.errors import DataError
+from ane_train.model.arena import Arena, Array
+from ane_train.model.spec import ModelSpec
+from ane_train.native import arithmetic
+from ane_train.native.engine import Context
+from ane_train.train.timings import Timings
+
+TILE_BYTES = 64 << 20
+Tokens = npt.NDArray[np.int32]
+
+
+def tile_positions(vocabulary: int, sequence: int) -> int:
+    """Positions whose logits fit TILE_BYTES; at least 16, at most S."""
+    return min(sequence, max(16, TILE_BYTES // (4 * vocabulary)))
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """Sum of the losses in nats over the targets that count, and their number."""
+
+    total: float
+    count: int
+
+
+class Head:
+    """Owns the buffers of both ends for one sequence."""
+
+    def __init__(self, spec: ModelSpec, sequence: int, context: Context, timings: Timings) -> None:
+        self.spec, self.context, self.timings = spec, context, timings
+        self.normalized = np.zeros((spec.dim, sequence), np.float32)
+        self.inverse_rms = np.zeros(sequence, np.float32)
+        self.tile = tile_positions(spec.vocabulary, sequence)
+        self.logits = np.zeros((self.tile, spec.vocabulary), np.float32)
+
+    @property
+    def classifier(self) -> str:
+        """The parameter that the classifier multiplies by."""
+        return "embedding" if self.spec.tied_embeddings else "classifier"
+
+    def embed(self, tokens: Tokens, weights: Arena, x: Array) -> None:
+        """x [D, S] = rows of the embedding. DataError for a token outside the vocabulary."""
+        largest, smallest = int(tokens.max()), int(tokens.min())
+        if largest >= self.spec.vocabulary or smallest < 0:
+            bad = largest if largest >= self.spec.vocabulary else smallest
+            raise DataError(
+                f"token {bad} is outside the model's vocabulary of {self.spec.vocabulary}; "
+                "prepare the data with this model's tokenizer"
+            )
+        with self.timings.measure("elementwise"):
+            arithmetic.embedding_forward(self.context, weights["embedding"], tokens, x)
+
+    def embed_backward(self, tokens: Tokens, dx: Array, gradients: Arena) -> None:
+        """Adds dx [D, S] to the rows of the embedding's gradient."""
+        with self.timings.measure("elementwise"):
+            arithmetic.embedding_backward(self.context, dx, tokens, gradients["embedding"])
+
+    def normalize(self, x: Array, weights: Arena) -> None:
+        """The final norm of x [D, S], kept for the tiles."""
+        with self.timings.measure("elementwise"):
+            arithmetic.rmsnorm_forward(
+                self.context,
+                x,
+                weights["norm"],
+                self.spec.norm_epsilon,
+                self.normalized,
+                self.inverse_rms,
+            )
+
+    def logits_of(self, start: int, stop: int, weights: Arena) -> Array:
+        """Logits [stop - start, V] of normalised positions; a view of the tile buffer."""
+        logits = self.logits[: stop - start]
+        with self.timings.measure("blas"):
+            arithmetic.gemm(
+                self.context,
+                np.ascontiguousarray(self.normalized[:, start:stop]),
+                weights[self.classifier],
+                logits,
+                transpose_a=True,
+                transpose_b=True,
+            )
+        return logits
+
+    def loss(self, x: Array, targets: Tokens, weights: Arena) -> HeadLoss:
+        """The loss of final activations x [D, S]; targets of -1 do not count."""
+        self.normalize(x, weights)
+        total = 0.0
+        for start in range(0, len(targets), self.tile):
+            part = targets[start : start + self.tile]
+            logits = self.logits_of(start, start + len(part), weights)
+            total += self._cross_entropy(logits, part, 0.0)
+        return HeadLoss(total, int((targets >= 0).sum()))
+
+    def loss_and_gradient(
+        self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
+    ) -> tuple[HeadLoss, Array]:
+        """The loss and dx [D, S] of scale * its sum; adds to classifier's and norm's gradients."""
+        self.normalize(x, weights)
+        dnormalized = np.empty_like(x)
+        total = 0.0
+        for start in range(0, len(targets), self.tile):
+            part = targets[start : start + self.tile]
+            logits = self.logits_of(start, start + len(part), weights)
+            total += self._cross_entropy(logits, part, scale)
+            self._tile_backward(logits, start, dnormalized, weights, gradients)
+        dx = np.zeros_like(x)
+        with self.timings.measure("elementwise"):
+            arithmetic.rmsnorm_backward(
+                self.context,
+                x,
+                weights["norm"],
+                self.inverse_rms,
+                dnormalized,
+                dx,
+                gradients["norm"],
+            )
+        return HeadLoss(total, int((targets >= 0).sum())), dx
+
+    def _cross_entropy(self, logits: Array, targets: Tokens, scale: float) -> float:
+        losses = np.empty(len(targets), np.float32)
+        with self.timings.measure("elementwise"):
+            arithmetic.cross_entropy(self.context, logits, targets, scale, losses)
+        return float(losses.sum(dtype=np.float64))
+
+    def _tile_backward(
+        self, dlogits: Array, start: int, dnormalized: Array, weights: Arena, gradients: Arena
+    ) -> None:
+        stop = start + len(dlogits)
+        tile = np.ascontiguousarray(self.normalized[:, start:stop])
+        dtile = np.empty_like(tile)
+        with self.timings.measure("blas"):
+            arithmetic.gemm(
+                self.context,
+                dlogits,
+                tile,
+                gradients[self.classifier],
+                transpose_a=True,
+                transpose_b=True,
+                beta=1.0,
+            )
+            arithmetic.gemm(
+                self.context,
+                weights[self.classifier],
+                dlogits,
+                dtile,
+                transpose_a=True,
+                transpose_b=True,
+            )
+        dnormalized[:, start:stop] = dtile

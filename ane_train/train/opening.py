@@ -1,0 +1,130 @@
+"""Opening a run, new or resumed: every check comes before anything big is allocated."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ane_train.config import RunConfig, complete
+from ane_train.config_text import to_toml
+from ane_train.data.batches import Compaction
+from ane_train.data.files import default_cache
+from ane_train.data.source import DataSource, open_data
+from ane_train.engine import Engine, open_engine
+from ane_train.errors import CheckpointError, MemoryLimitError
+from ane_train.model.memory import available, estimate
+from ane_train.model.spec import ModelSpec, load_model
+from ane_train.train.checkpoint import read_state, require_model
+from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.train.run_folder import Resumed, create, find
+from ane_train.train.schedule import Schedule
+from ane_train.train.session import Parts, Session
+
+
+def open_session(config: RunConfig) -> tuple[Session, list[str]]:
+    """The session that `config` describes, and warnings for the user.
+
+    Raises the error of whatever does not fit: model, data, memory, engine, folder, checkpoint. A
+    new run's folder is made last, so that none is left of a run that never began.
+    """
+    spec = load_model(config.model)
+    config = complete(config, dim=spec.dim, sequence=spec.sequence)
+    data, compaction = _data(config, spec)
+    if compaction is not None:
+        spec = replace(spec, vocabulary=compaction.size)
+    resumed = None if config.resume is None else find(config.resume)
+    with ExitStack() as stack:
+        if resumed is not None:
+            stack.enter_context(resumed.run.locked())
+        check_memory(config, spec)
+        engine = _engine(config)
+        stack.callback(engine.close)
+        if resumed is None:
+            run = create(spec.name, out=Path(config.out) if config.out else None)
+            stack.enter_context(run.locked())
+        else:
+            run = resumed.run
+        store = CheckpointStore.open(run.checkpoints, config.keep)
+        checkpoint = None if resumed is None else _checkpoint(resumed, store, spec)
+        parts = Parts(config, spec, data, compaction, engine, run, store)
+        session = Session(parts, _schedule(config))
+        stack.callback(session.step.close)
+        warnings = _begin(session, checkpoint)
+        session.resources = stack.pop_all()
+    return session, warnings
+
+
+def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Path:
+    """The checkpoint to load, of which the model is known to be the right one."""
+    checkpoint = resumed.checkpoint or store.last()
+    if checkpoint is None:
+        raise CheckpointError(f"{resumed.run.path} has no checkpoint; start again with --scratch")
+    require_model(read_state(checkpoint), checkpoint, spec.fingerprint)
+    return checkpoint
+
+
+def _begin(session: Session, checkpoint: Path | None) -> list[str]:
+    config, run = session.parts.config, session.parts.folder
+    if checkpoint is None:
+        session.step.initialize(config.seed)
+        session.parts.store.require_space(session.tensors(), "the first checkpoint")
+        warnings = []
+    else:
+        warning = session.load(checkpoint)
+        warnings = [warning] if warning else []
+    run.write_config(to_toml(config))
+    return warnings
+
+
+def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | None]:
+    assert config.seq is not None, "the configuration is complete"
+    data = open_data(
+        Path(config.data) if config.data else None,
+        tokenizer=Path(config.tokenizer) if config.tokenizer else None,
+        vocabulary=spec.vocabulary,
+        sequence=config.seq,
+        valid_fraction=config.valid_fraction,
+        token_dtype=config.token_dtype,
+        cache_dir=Path(config.cache) if config.cache else default_cache(),
+    )
+    if not config.compact_vocab:
+        return data, None
+    return data, Compaction.from_tokens([data.train, data.valid], spec.vocabulary)
+
+
+def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
+    """Bytes that a run of `config` takes."""
+    assert config.seq is not None, "the configuration is complete"
+    return estimate(spec, config.seq, config.numerics).total
+
+
+def check_memory(config: RunConfig, spec: ModelSpec) -> None:
+    """MemoryLimitError if the run does not fit what is free, or --max-memory."""
+    needed = memory_needed(config, spec)
+    there = available() if config.max_memory is None else config.max_memory
+    if needed > there:
+        limit = "is free" if config.max_memory is None else "is allowed (--max-memory)"
+        raise MemoryLimitError(
+            f"training {spec.name} with --seq {config.seq} needs {needed / 2**30:.1f} GiB of "
+            f"memory, {there / 2**30:.1f} GiB {limit}; use a smaller model, a smaller --seq or "
+            "--compact-vocab"
+        )
+
+
+def _engine(config: RunConfig) -> Engine:
+    return open_engine(
+        config.engine, numerics=config.numerics, chip=config.chip, threads=config.threads
+    )
+
+
+def _schedule(config: RunConfig) -> Schedule:
+    assert config.lr is not None, "the configuration is complete"
+    return Schedule(
+        kind=config.schedule,
+        peak=config.lr,
+        minimum=config.min_lr or 0.0,
+        warmup=config.warmup or 0,
+        steps=config.steps,
+        decay_fraction=config.decay_fraction,
+    )

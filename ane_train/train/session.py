@@ -1,0 +1,225 @@
+"""A run in progress: everything it is made of, and what can be done with it.
+
+`Progress` is all that a checkpoint holds besides the arrays; with the configuration it determines
+every later step to the bit. When things are done is the loop's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ane_train.config import RunConfig
+from ane_train.data.batches import Batch, Compaction, batch, validation_batches
+from ane_train.data.source import DataSource
+from ane_train.engine import Engine
+from ane_train.errors import CheckpointError
+from ane_train.metrics.events import Evaluated, Saved, StepDone
+from ane_train.model.parameters import count
+from ane_train.model.spec import ModelSpec
+from ane_train.train.checkpoint import load
+from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.train.loss_scale import LossScale
+from ane_train.train.run_folder import RunFolder
+from ane_train.train.schedule import Schedule
+from ane_train.train.step import AdamW, TrainingStep, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is. Steps count from 0 and include skipped ones; updates do not."""
+
+    step: int = 0
+    updates: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_scale: LossScale = field(default_factory=LossScale)
+    best_step: int | None = None
+    best_loss: float | None = None
+    stale_evaluations: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Progress:
+        """The inverse of to_dict. CheckpointError if `state` is not a progress."""
+        try:
+            scale = LossScale.from_dict(state["loss_scale"])
+            return cls(**{**state, "loss_scale": scale})
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                "the checkpoint's state is not one of this version; resume from another one"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a session is opened with. `compaction` is None where the whole vocabulary is trained."""
+
+    config: RunConfig
+    spec: ModelSpec
+    data: DataSource
+    compaction: Compaction | None
+    engine: Engine
+    folder: RunFolder
+    store: CheckpointStore
+
+
+class Session:
+    """Owns the training step and the progress of one run."""
+
+    def __init__(self, parts: Parts, schedule: Schedule) -> None:
+        config = parts.config
+        assert config.seq is not None, "the configuration is complete"
+        self.parts, self.schedule, self.sequence = parts, schedule, config.seq
+        alpha = (2 * parts.spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
+        self.step = TrainingStep(parts.spec, parts.engine, config.seq, residual_scale=alpha)
+        self.optimizer = AdamW(
+            config.beta1, config.beta2, config.epsilon, config.weight_decay, config.clip
+        )
+        scale = "1" if config.numerics == "fp32" else config.loss_scale
+        self.progress = Progress(loss_scale=LossScale.from_setting(scale))
+        self.saved_step: int | None = None
+        self.resources = ExitStack()
+
+    def batch(self, index: int) -> Batch:
+        """Training micro-batch number `index` of the run."""
+        config, data = self.parts.config, self.parts.data
+        found = batch(
+            data.train,
+            seed=config.seed,
+            step=index,
+            count=config.batch_size,
+            sequence=self.sequence,
+        )
+        return self._compacted(found)
+
+    def _compacted(self, found: Batch) -> Batch:
+        compaction = self.parts.compaction
+        if compaction is None:
+            return found
+        return compaction.apply(found[0]), compaction.apply(found[1])
+
+    def train_step(self) -> tuple[StepDone, Update]:
+        """One optimizer step: `accum` micro-batches and the update."""
+        start = time.perf_counter()
+        config, progress = self.parts.config, self.progress
+        losses = []
+        for index in range(config.accum):
+            with self.step.timings.measure("data"):
+                inputs, targets = self.batch(progress.step * config.accum + index)
+            losses.append(self.step.micro_batch(inputs, targets, progress.loss_scale.value))
+        rate = self.schedule.rate(progress.step + 1)
+        update = self.step.update(
+            self.optimizer,
+            rate,
+            progress.updates + 1,
+            1 / (progress.loss_scale.value * config.accum),
+        )
+        tokens = config.accum * config.batch_size * self.sequence
+        seconds = time.perf_counter() - start
+        finite = update.bad is None
+        self.progress = replace(
+            progress,
+            step=progress.step + 1,
+            updates=progress.updates + finite,
+            tokens=progress.tokens + tokens,
+            seconds=progress.seconds + seconds,
+            loss_scale=progress.loss_scale.after(finite),
+        )
+        done = StepDone(
+            step=self.progress.step,
+            loss=sum(losses) / len(losses),
+            lr=rate,
+            grad_norm=update.gradient_norm,
+            loss_scale=progress.loss_scale.value,
+            tokens=tokens,
+            seconds=seconds,
+            timings=self.step.timings.take(),
+            skipped=not finite,
+        )
+        return done, update
+
+    def evaluate(self) -> Evaluated:
+        """Loss on the first `eval_batches` validation batches; better than ever or not is noted."""
+        start = time.perf_counter()
+        config, data, progress = self.parts.config, self.parts.data, self.progress
+        batches = validation_batches(data.valid, self.sequence, config.batch_size)
+        losses = [
+            self.step.evaluate(*self._compacted(found))
+            for found in itertools.islice(batches, config.eval_batches)
+        ]
+        self.step.timings.take()
+        loss = sum(losses) / len(losses)
+        bits = None if not data.bytes_per_token else loss / math.log(2) / data.bytes_per_token
+        best = progress.step > 0 and (
+            progress.best_loss is None or loss < progress.best_loss - config.min_delta
+        )
+        if best:
+            changes = {"best_step": progress.step, "best_loss": loss, "stale_evaluations": 0}
+        else:
+            changes = {"stale_evaluations": progress.stale_evaluations + (progress.step > 0)}
+        self.progress = replace(progress, **changes)
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        seconds = time.perf_counter() - start
+        return Evaluated(progress.step, loss, perplexity, bits, seconds, best)
+
+    def tensors(self) -> dict[str, Mapping[str, np.ndarray]]:
+        """All arrays of a checkpoint by kind and name; views, not copies."""
+        return {
+            "weights": self.step.weights.views,
+            "first_moment": self.step.first_moment.views,
+            "second_moment": self.step.second_moment.views,
+        }
+
+    def save(self, reason: str, *, best: bool = False) -> Saved:
+        """Writes a checkpoint. DiskError leaves the earlier ones as they are."""
+        start = time.perf_counter()
+        values: dict[str, Any] = {
+            "model_name": self.parts.spec.name,
+            "data": self.parts.data.fingerprint,
+            "progress": self.progress.to_dict(),
+        }
+        if self.parts.compaction is not None:
+            values["vocabulary"] = self.parts.compaction.new_to_old.tolist()
+        path = self.parts.store.save(
+            self.progress.step,
+            self.tensors(),
+            values,
+            model=self.parts.spec.fingerprint,
+            best=best,
+        )
+        self.saved_step = self.progress.step
+        return Saved(self.progress.step, path, reason, time.perf_counter() - start)
+
+    def load(self, checkpoint: Path) -> str | None:
+        """Takes weights, moments and progress from a checkpoint; a warning if the data differs."""
+        state = load(checkpoint, self.tensors(), model=self.parts.spec.fingerprint)
+        self.progress = Progress.from_dict(state.values["progress"])
+        self.saved_step = self.progress.step
+        self.step.stage_weights()
+        if state.values["data"] != self.parts.data.fingerprint:
+            return "the data is not what this run was trained on so far: batches will differ"
+        return None
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward: six per weight of a matrix product, and attention's 12 L Q S."""
+        spec = self.parts.spec
+        lookups = 0 if spec.tied_embeddings else spec.vocabulary * spec.dim
+        attention = 12 * spec.layers * spec.heads * spec.head_size * self.sequence
+        return float(6 * (count(spec) - lookups) + attention)
+
+    def close(self) -> None:
+        """Ends threads, frees the engine, unlocks the run's folder."""
+        self.resources.close()

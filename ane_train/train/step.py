@@ -1,0 +1,173 @@
+"""One training step: micro-batches forward and backward, then the update.
+
+Owns the weights, gradients and moments. Gradients are those of loss_scale * mean loss of each
+micro-batch, summed over micro-batches; the update undoes scale and count. When it meets a value
+that is not finite it changes nothing and names the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import cast
+
+import numpy as np
+
+from ane_train.engine import Engine
+from ane_train.model.arena import Arena, Array, initialize
+from ane_train.model.memory import layer_shape
+from ane_train.model.parameters import Parameter, parameters
+from ane_train.model.spec import ModelSpec
+from ane_train.native import arithmetic
+from ane_train.native.engine import Program
+from ane_train.programs import layer_programs
+from ane_train.train.block import BlockContext, bind_blocks
+from ane_train.train.bound import CompiledLayer
+from ane_train.train.gradient_worker import GradientWorker
+from ane_train.train.head import Head, Tokens
+from ane_train.train.timings import Timings
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """Settings of the optimizer that stay the same during a run; clip 0 means no clipping."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an update did. `bad` names the first tensor that was not finite: then nothing moved."""
+
+    gradient_norm: float
+    bad: str | None
+
+
+class TrainingStep:
+    """A model bound to an engine, with its optimizer."""
+
+    def __init__(
+        self, spec: ModelSpec, engine: Engine, sequence: int, *, residual_scale: float = 1.0
+    ) -> None:
+        self.spec, self.engine, self.sequence = spec, engine, sequence
+        output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
+        self.table: tuple[Parameter, ...] = parameters(spec, output_scale)
+        self.weights, self.gradients = Arena(self.table), Arena(self.table)
+        self.first_moment, self.second_moment = Arena(self.table), Arena(self.table)
+        self.timings = Timings()
+        self.worker = GradientWorker()
+        self.head = Head(spec, sequence, engine.context, self.timings)
+        shape = layer_shape(spec, sequence)
+        programs = {
+            layout.name: CompiledLayer(layout, cast(Program, engine.compile(layout.program)))
+            for layout in layer_programs(shape)
+        }
+        shared = BlockContext(
+            engine, shape, programs, self.worker, self.timings, float(residual_scale)
+        )
+        self.blocks = bind_blocks(shared, spec.layers)
+
+    def initialize(self, seed: int) -> None:
+        """Fresh weights, staged."""
+        initialize(self.weights, self.table, seed)
+        self.stage_weights()
+
+    def stage_weights(self) -> None:
+        """Rounds the weights into the surfaces of every layer; after any change of the weights."""
+        for block in self.blocks:
+            block.stage_weights(self.weights)
+
+    def activations(self, tokens: Tokens) -> Array:
+        """Residual stream [D, S] after the last layer, of S tokens."""
+        x = np.empty((self.spec.dim, self.sequence), np.float32)
+        self.head.embed(tokens, self.weights, x)
+        for block in self.blocks:
+            block.forward(x, self.weights)
+        return x
+
+    def logits(self, tokens: Tokens) -> Array:
+        """Logits [S, V] of one sequence, whole in memory: for tests and short texts."""
+        self.head.normalize(self.activations(tokens), self.weights)
+        starts = range(0, self.sequence, self.head.tile)
+        stops = [min(start + self.head.tile, self.sequence) for start in starts]
+        tiles = zip(starts, stops, strict=True)
+        return np.concatenate([self.head.logits_of(*tile, self.weights).copy() for tile in tiles])
+
+    def evaluate(self, inputs: Tokens, targets: Tokens) -> float:
+        """Mean loss in nats of inputs [B, S] against targets [B, S]; nothing is trained."""
+        losses = [
+            self.head.loss(self.activations(sequence), target, self.weights)
+            for sequence, target in zip(inputs, targets, strict=True)
+        ]
+        return sum(loss.total for loss in losses) / max(1, sum(loss.count for loss in losses))
+
+    def micro_batch(self, inputs: Tokens, targets: Tokens, loss_scale: float = 1.0) -> float:
+        """Mean loss of inputs [B, S]; adds the gradients of loss_scale times it."""
+        counted = max(1, int((targets >= 0).sum()))
+        total = 0.0
+        for sequence, target in zip(inputs, targets, strict=True):
+            x = self.activations(sequence)
+            loss, dx = self.head.loss_and_gradient(
+                x, target, loss_scale / counted, self.weights, self.gradients
+            )
+            total += loss.total
+            for block in reversed(self.blocks):
+                block.backward(dx, self.weights, self.gradients)
+            self.head.embed_backward(sequence, dx, self.gradients)
+            with self.timings.measure("blas"):
+                self.worker.join()
+        return total / counted
+
+    def update(
+        self, optimizer: AdamW, learning_rate: float, step: int, gradient_scale: float = 1.0
+    ) -> Update:
+        """AdamW with gradients * gradient_scale, clipped by global norm; zeroes the gradients.
+
+        `step` counts applied updates from 1. Weights are staged again. A gradient that is not
+        finite leaves weights and moments as they were.
+        """
+        with self.timings.measure("optimizer"):
+            norm, bad = self._gradient_norm(gradient_scale)
+            if bad is None:
+                clipping = optimizer.clip / norm if 0 < optimizer.clip < norm else 1.0
+                self._apply(optimizer, learning_rate, step, gradient_scale * clipping)
+            self.gradients.flat.fill(0.0)
+        if bad is None:
+            self.stage_weights()
+        return Update(norm, bad)
+
+    def _gradient_norm(self, gradient_scale: float) -> tuple[float, str | None]:
+        squares = 0.0
+        for parameter in self.table:
+            gradient = self.gradients[parameter.name].reshape(-1)
+            square = arithmetic.sum_squares(self.engine.context, gradient)
+            if not isfinite(square):
+                return float("nan"), parameter.name
+            squares += square
+        return sqrt(squares) * gradient_scale, None
+
+    def _apply(self, optimizer: AdamW, learning_rate: float, step: int, scale: float) -> None:
+        for parameter in self.table:
+            arithmetic.adamw(
+                self.engine.context,
+                *(arena[parameter.name].reshape(-1) for arena in self._arenas()),
+                learning_rate=learning_rate,
+                beta1=optimizer.beta1,
+                beta2=optimizer.beta2,
+                epsilon=optimizer.epsilon,
+                weight_decay=optimizer.weight_decay if parameter.decays else 0.0,
+                gradient_scale=scale,
+                step=step,
+            )
+
+    def _arenas(self) -> Sequence[Arena]:
+        return (self.weights, self.gradients, self.first_moment, self.second_moment)
+
+    def close(self) -> None:
+        """Ends the gradient thread. The engine stays open."""
+        self.worker.close()

@@ -1,0 +1,293 @@
+"""Rules of events, metrics.jsonl, log.txt and trackers."""
+
+import errno
+import json
+import math
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from sample_events import ended, started, step
+
+from ane_train.config import TRACKER_NAMES
+from ane_train.errors import ConfigError, DataError, DiskError
+from ane_train.metrics.events import (
+    Broadcast,
+    Evaluated,
+    Saved,
+    Warned,
+)
+from ane_train.metrics.jsonl import JsonlFile, read_metrics, read_records
+from ane_train.metrics.text import LogFile
+from ane_train.metrics.trackers import TRACKERS, open_trackers
+
+
+def strict(line):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def write(folder, *events):
+    file = JsonlFile()
+    for event in events:
+        file.handle(event)
+    file.close()
+    return [strict(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_event_is_one_line_with_its_type_and_step(tmp_path):
+    lines = write(
+        tmp_path,
+        started(tmp_path),
+        Evaluated(0, 7.6, 2000.0),
+        step(1),
+        Warned("hot"),
+        Saved(1, tmp_path / "checkpoints" / "step-1", "periodic"),
+        ended(tmp_path, step=1),
+    )
+    assert [(line["type"], line["step"]) for line in lines] == [
+        ("start", 0),
+        ("eval", 0),
+        ("step", 1),
+        ("warning", 1),
+        ("save", 1),
+        ("end", 1),
+    ]
+
+
+def test_times_are_milliseconds_and_moments_are_utc(tmp_path):
+    now = datetime(2026, 11, 24, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+    file = JsonlFile(lambda: now)
+    for event in (started(tmp_path), step(1)):
+        file.handle(event)
+    line = strict((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
+    assert (line["ms"], line["t_engine"], line["t_io"]) == (500.0, 200.0, 50.0)
+    assert line["time"] == "2026-11-23T23:30:00.000Z"
+    assert datetime.fromisoformat(line["time"]) == now
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    lines = write(
+        tmp_path,
+        started(tmp_path, flops_per_token=math.inf),
+        step(1, loss=math.nan, timings={"engine": math.inf}),
+    )
+    assert (lines[0]["flops_per_token"], lines[1]["loss"], lines[1]["t_engine"]) == (None,) * 3
+
+
+def test_numpy_numbers_are_plain_numbers(tmp_path):
+    lines = write(tmp_path, started(tmp_path), step(np.int64(1), loss=np.float32(2.5)))
+    assert (lines[1]["step"], lines[1]["loss"]) == (1, 2.5)
+
+
+def test_every_line_is_on_the_disk_when_its_event_is_handled(tmp_path):
+    file = JsonlFile()
+    file.handle(started(tmp_path))
+    for number in range(1, 4):
+        file.handle(step(number))
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == number + 1
+
+
+def test_resuming_drops_what_a_killed_process_wrote_later(tmp_path):
+    write(tmp_path, started(tmp_path), *map(step, (1, 2)), Evaluated(2, 5.0, 150.0), step(3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"type": "step", "step": 2, "lo')
+    write(tmp_path, started(tmp_path, first_step=2, resumed=True), step(3, loss=4.0), step(4))
+    assert [(line["type"], line["step"]) for line in read_records(tmp_path)] == [
+        ("start", 0),
+        ("step", 1),
+        ("step", 2),
+        ("eval", 2),
+        ("start", 2),
+        ("step", 3),
+        ("step", 4),
+    ]
+    assert read_metrics(tmp_path)["loss"].tolist() == [5.0, 5.0, 4.0, 5.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_resuming_where_a_run_ended_keeps_all_its_bytes(tmp_path):
+    write(tmp_path, started(tmp_path), step(1), ended(tmp_path, step=1))
+    before = (tmp_path / "metrics.jsonl").read_text()
+    write(tmp_path, started(tmp_path, first_step=1), step(2))
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+
+
+def test_metrics_read_back_as_columns(tmp_path):
+    write(
+        tmp_path,
+        started(tmp_path),
+        step(1, loss=math.nan, skipped=True),
+        step(2, timings={}),
+        Evaluated(2, 5.0, 150.0),
+    )
+    steps = read_metrics(tmp_path / "metrics.jsonl")
+    assert steps["step"].dtype == np.int64
+    assert steps["skipped"].tolist() == [True, False]
+    np.testing.assert_array_equal(steps["loss"], [math.nan, 5.0])
+    np.testing.assert_array_equal(steps["t_engine"], [200.0, math.nan])
+    assert steps["type"].tolist() == ["step", "step"]
+    assert read_metrics(tmp_path, "eval")["perplexity"].tolist() == [150.0]
+    assert read_metrics(tmp_path, "save") == {}
+
+
+def test_reading_metrics_that_are_not_there_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_metrics(tmp_path)
+
+
+class FullDisk:
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("listener", [JsonlFile, LogFile])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch, listener):
+    monkeypatch.setattr(Path, "open", lambda *arguments, **options: FullDisk())
+    with pytest.raises(DiskError, match=r"(metrics.jsonl|log.txt) cannot be written: No space"):
+        listener().handle(started(tmp_path))
+
+
+@pytest.mark.parametrize("listener", [JsonlFile, LogFile])
+def test_closing_on_a_full_disk_does_not_raise(tmp_path, listener):
+    file = listener()
+    file.handle(started(tmp_path))
+    file._file.close()
+    file._file = FullDisk()
+    file.close()
+
+
+def test_the_log_has_a_moment_on_every_line_and_grows_when_resumed(tmp_path):
+    for _ in range(2):
+        log = LogFile(now=lambda: datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC))
+        for event in (started(tmp_path), step(1), Warned("hot"), ended(tmp_path)):
+            log.handle(event)
+        log.close()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert all(line.startswith("2026-11-24 01:02:03  ") for line in lines)
+    assert sum("warning: hot" in line for line in lines) == 2
+    assert sum("step   1/300  loss 5.0000" in line for line in lines) == 2
+
+
+class Recorder:
+    name = "recorder"
+
+    def __init__(self):
+        self.events = []
+        self.closed = 0
+
+    def handle(self, event):
+        self.events.append(event)
+
+    def close(self):
+        self.closed += 1
+
+
+class Broken(Recorder):
+    name = "broken"
+
+    def handle(self, event):
+        super().handle(event)
+        raise ConnectionError("no network")
+
+
+def test_a_tracker_that_fails_is_left_out_with_a_warning():
+    listener, tracker, broken = Recorder(), Recorder(), Broken()
+    on_event = Broadcast([listener], [broken, tracker])
+    on_event(step(1))
+    on_event(step(2))
+    on_event.close()
+    warning = Warned("broken failed and is left out: ConnectionError: no network")
+    assert listener.events == [step(1), warning, step(2)]
+    assert len(broken.events) == 1
+    assert step(2) in tracker.events
+    assert listener.closed == tracker.closed == 1
+
+
+def test_what_a_listener_raises_goes_up():
+    with pytest.raises(ConnectionError):
+        Broadcast([Broken()])(step(1))
+
+
+class FakePackage(ModuleType):
+    """Stands for any tracker's package: it has every function, and writes down the calls."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.calls = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*arguments, **named):
+            self.calls.append((name, arguments, named))
+            return self
+
+        return call
+
+
+EXPECTED = {
+    "tensorboard": ["SummaryWriter", "add_text", "add_scalar", "close"],
+    "wandb": ["init", "log", "finish"],
+    "trackio": ["init", "log", "finish"],
+    "mlflow": ["set_experiment", "start_run", "log_params", "log_metrics", "end_run"],
+}
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_is_started_told_and_finished(tmp_path, monkeypatch, name):
+    package = FakePackage(name)
+    monkeypatch.setitem(sys.modules, TRACKERS[name][1], package)
+    (tracker,) = open_trackers([name], project="whale", run=None)
+    on_event = Broadcast([], [tracker])
+    for event in (started(tmp_path), step(1), Evaluated(1, 5.0, 148.4, 2.1), ended(tmp_path)):
+        on_event(event)
+    on_event.close()
+    called = [call for call, _, _ in package.calls]
+    assert list(dict.fromkeys(called)) == EXPECTED[name]
+    assert called.count(EXPECTED[name][-1]) == 1
+    logged = repr(package.calls)
+    for told in ("train/loss", "valid/bits_per_byte", "time/engine", tmp_path.name):
+        assert told in logged
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "sign"),
+    [("wandb", "finish", {"exit_code": 1}), ("mlflow", "end_run", ("FAILED",))],
+)
+def test_a_run_that_raised_is_finished_as_failed(tmp_path, monkeypatch, name, call, sign):
+    package = FakePackage(name)
+    monkeypatch.setitem(sys.modules, name, package)
+    (tracker,) = open_trackers([name], project="whale", run="ahab")
+    tracker.handle(started(tmp_path))
+    tracker.close()
+    assert package.calls[-1][0] == call
+    assert sign in package.calls[-1]
+
+
+def test_a_tracker_that_never_started_is_not_finished(monkeypatch):
+    package = FakePackage("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    for tracker in open_trackers(["wandb"], project="whale", run=None):
+        tracker.close()
+    assert package.calls == []
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_without_its_package_says_what_to_install(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, TRACKERS[name][1], None)
+    with pytest.raises(ConfigError, match=f"--report-to {name} .*pip install {TRACKERS[name][2]}"):
+        open_trackers([name], project="whale", run=None)
+
+
+def test_the_configuration_offers_exactly_the_trackers():
+    assert tuple(TRACKERS) == TRACKER_NAMES
