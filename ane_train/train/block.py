@@ -172,7 +172,8 @@ class Block:
                 arithmetic.gemm(context, left, right, out, transpose_b=True, beta=1.0)
             for name in self.gains:
                 columns = self._factor(f"backward.output.{name}", "left")
-                gradients[self.prefix + name] += columns.sum(axis=1)
+                gradient = gradients[self.prefix + name]
+                gradient += columns.sum(axis=1)
 
     def _factor(self, path: str, role: str) -> Array:
         program_name, side, block_name = path.split(".")

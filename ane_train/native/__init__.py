@@ -1,0 +1,1 @@
+"""The compiled core: the only package that knows cffi. All raw pointers stay in here."""

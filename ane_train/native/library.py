@@ -1,0 +1,78 @@
+"""The cffi module, its errors as exceptions, and the BLAS library that the core opens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ane_train._native import ffi, lib
+from ane_train.errors import EngineError
+
+ACCELERATE = "/System/Library/Frameworks/Accelerate.framework/Accelerate"
+LIBRARY_SUFFIXES = {".so", ".dylib", ".dll"}
+
+__all__ = ["NativeError", "address", "check", "ffi", "find_blas", "lib"]
+
+
+class NativeError(EngineError):
+    """What the core refused: `status` as in ane.h ("parse", "limit", ...), and where in the MIL.
+
+    `line` and `column` count from 1; both are 0 where there is none.
+    """
+
+    def __init__(self, text: str, status: str, line: int = 0, column: int = 0) -> None:
+        place = f"line {line}, column {column}: " if line else ""
+        super().__init__(place + text)
+        self.status = status
+        self.line = line
+        self.column = column
+
+
+def status_name(status: int) -> str:
+    """ANE_ERROR_PARSE is "parse"; ANE_OK is "ok"."""
+    name: str = ffi.typeof("ane_status").elements[status]
+    return name.removeprefix("ANE_").removeprefix("ERROR_").lower()
+
+
+def raise_error(info: Any) -> None:
+    """Raises what an ane_error_info says."""
+    text = ffi.string(info.text).decode("utf-8", "replace")
+    raise NativeError(text, status_name(int(info.status)), info.line, info.column)
+
+
+def check(context: Any, status: int) -> None:
+    """Raises the context's last error unless the status is ANE_OK."""
+    if status == lib.ANE_OK:
+        return
+    info = ffi.new("ane_error_info *")
+    lib.ane_context_error(context, info)
+    if int(info.status) == status:
+        raise_error(info)
+    raise NativeError(f"the call failed ({status_name(status)})", status_name(status))
+
+
+def address(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> Any:
+    """A pointer to a C-contiguous array of exactly that dtype; ValueError for any other."""
+    if array.dtype != dtype:
+        raise ValueError(f"an array of dtype {array.dtype} where {dtype} is needed")
+    if not array.flags.c_contiguous:
+        raise ValueError("an array that is not C-contiguous")
+    types = {"float32": "float *", "int32": "int32_t *", "uint16": "uint16_t *"}
+    return ffi.cast(types[np.dtype(dtype).name], ffi.from_buffer(array))
+
+
+def find_blas() -> str | None:
+    """The shared library with cblas_sgemm, or None: then the built-in loops do the work, slowly."""
+    from importlib.util import find_spec
+
+    if sys.platform == "darwin":
+        return ACCELERATE
+    spec = find_spec("scipy_openblas32")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted((Path(folder) / "lib").glob("*openblas*")):
+            if LIBRARY_SUFFIXES.intersection(path.suffixes):
+                return str(path)
+    return None
