@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--valid-fraction",
     type=click.FloatRange(0, 1, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="share of the text held out for validation, unless files named valid* are there",
+    default=0.0,
+    help="hold out this share in a shard of its own; default: training holds out what it needs",
 )
 @click.option("--force", is_flag=True, help="replace shards that are there already")
 def command(

@@ -139,7 +139,8 @@ class Block:
     def backward(self, dx: Array, weights: Arena, gradients: Arena) -> None:
         """dx [D, S], the gradient of the block's output, becomes that of its input, in place."""
         shared, program = self.shared, self.backward_program
-        shared.worker.wait(program.target)
+        with shared.timings.measure("blas"):
+            shared.worker.wait(program.target)
         with shared.timings.measure("io"):
             program.stage("dy", dx, scale=shared.alpha)
             for tap, name in self.kind.taps:

@@ -94,7 +94,6 @@ class _Loop:
     steps: int = 0
     tokens: int = 0
     timings: dict[str, float] = field(default_factory=dict)
-    evaluated_step: int | None = None
 
     def run(self) -> RunEnded:
         config, session = self.session.parts.config, self.session
@@ -102,7 +101,8 @@ class _Loop:
             self.evaluate()
         while (reason := self.end_reason()) is None:
             self.step()
-            best = self.is_due(config.eval_every) and self.evaluate().best
+            last = config.eval_every > 0 and session.progress.step == config.steps
+            best = (last or self.is_due(config.eval_every)) and self.evaluate().best
             due = self.is_due(config.save_every)
             asked = self.request.take_save_request()
             if best or due or asked:
@@ -138,7 +138,6 @@ class _Loop:
 
     def evaluate(self) -> Evaluated:
         evaluated = self.session.evaluate()
-        self.evaluated_step = evaluated.step
         self.on_event(evaluated)
         return evaluated
 
@@ -161,12 +160,8 @@ class _Loop:
         return time.perf_counter() - self.start
 
     def end(self, reason: EndReason) -> RunEnded:
-        config, session = self.session.parts.config, self.session
-        best = False
-        if reason == "finished" and config.eval_every and self.evaluated_step != config.steps:
-            best = self.evaluate().best
-        if best or session.saved_step != session.progress.step:
-            self.on_event(session.save(reason, best=best))
+        if self.session.saved_step != self.session.progress.step:
+            self.on_event(self.session.save(reason))
         ended = self.ended(reason)
         self.on_event(ended)
         return ended

@@ -20,6 +20,7 @@ from ane_train.train.checkpoint_store import CheckpointStore
 from ane_train.train.run_folder import Resumed, create, find
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
+from ane_train.train.step import TrainingStep
 
 
 def open_session(config: RunConfig) -> tuple[Session, list[str]]:
@@ -40,6 +41,8 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         check_memory(config, spec)
         engine = _engine(config)
         stack.callback(engine.close)
+        step = TrainingStep(spec, engine, _sequence(config), residual_scale=_alpha(config, spec))
+        stack.callback(step.close)
         if resumed is None:
             run = create(spec.name, out=Path(config.out) if config.out else None)
             stack.enter_context(run.locked())
@@ -48,11 +51,20 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         store = CheckpointStore.open(run.checkpoints, config.keep)
         checkpoint = None if resumed is None else _checkpoint(resumed, store, spec)
         parts = Parts(config, spec, data, compaction, engine, run, store)
-        session = Session(parts, _schedule(config))
-        stack.callback(session.step.close)
+        session = Session(parts, step, _schedule(config))
         warnings = _begin(session, checkpoint)
         session.resources = stack.pop_all()
     return session, warnings
+
+
+def _alpha(config: RunConfig, spec: ModelSpec) -> float:
+    """The factor of each block's output; DeepNet's (Wang et al. 2022, arXiv 2203.00555), or 1."""
+    return (2 * spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
+
+
+def _sequence(config: RunConfig) -> int:
+    assert config.seq is not None, "the configuration is complete"
+    return config.seq
 
 
 def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Path:
@@ -78,12 +90,11 @@ def _begin(session: Session, checkpoint: Path | None) -> list[str]:
 
 
 def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | None]:
-    assert config.seq is not None, "the configuration is complete"
     data = open_data(
         Path(config.data) if config.data else None,
         tokenizer=Path(config.tokenizer) if config.tokenizer else None,
         vocabulary=spec.vocabulary,
-        sequence=config.seq,
+        sequence=_sequence(config),
         valid_fraction=config.valid_fraction,
         token_dtype=config.token_dtype,
         cache_dir=Path(config.cache) if config.cache else default_cache(),
@@ -95,8 +106,7 @@ def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | 
 
 def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes that a run of `config` takes."""
-    assert config.seq is not None, "the configuration is complete"
-    return estimate(spec, config.seq, config.numerics).total
+    return estimate(spec, _sequence(config), config.numerics).total
 
 
 def check_memory(config: RunConfig, spec: ModelSpec) -> None:

@@ -12,6 +12,7 @@ from ane_train.errors import ConfigError
 
 ScheduleKind = Literal["cosine", "linear", "constant", "wsd"]
 
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Warm-up from 0 to `peak` in `warmup` steps, then by `kind` down to `minimum` at step `steps`.

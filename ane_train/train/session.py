@@ -78,12 +78,10 @@ class Parts:
 class Session:
     """Owns the training step and the progress of one run."""
 
-    def __init__(self, parts: Parts, schedule: Schedule) -> None:
+    def __init__(self, parts: Parts, step: TrainingStep, schedule: Schedule) -> None:
         config = parts.config
-        assert config.seq is not None, "the configuration is complete"
-        self.parts, self.schedule, self.sequence = parts, schedule, config.seq
-        alpha = (2 * parts.spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
-        self.step = TrainingStep(parts.spec, parts.engine, config.seq, residual_scale=alpha)
+        self.parts, self.step, self.schedule = parts, step, schedule
+        self.sequence = step.sequence
         self.optimizer = AdamW(
             config.beta1, config.beta2, config.epsilon, config.weight_decay, config.clip
         )

@@ -1,0 +1,177 @@
+"""Training trains: the same weights as torch, in every numerics mode, on every kind of data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peers import peer_of, relative_error
+from runs import TINY, ane_train, arrays, command, environment, losses, metrics, trained
+
+from ane_train.engine import open_engine
+from ane_train.model.spec import load_model
+from ane_train.train.step import AdamW, TrainingStep
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_five_steps_give_the_weights_of_transformers_and_torch_adamw(qk_norm: bool) -> None:
+    spec = replace(load_model("tiny"), vocabulary=211, sequence=24, qk_norm=qk_norm)
+    step = TrainingStep(spec, open_engine("cpu", numerics="fp32"), spec.sequence)
+    step.initialize(seed=2)
+    peer = peer_of(spec, step.table, step.weights)
+    named = dict(peer.named_parameters())
+    groups = [
+        {"params": [named[p.hf_name] for p in step.table if p.decays is decays], "weight_decay": wd}
+        for decays, wd in ((True, 0.1), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    generator = np.random.default_rng(3)
+    for index in range(5):
+        tokens = generator.integers(0, spec.vocabulary, (2, spec.sequence + 1)).astype(np.int32)
+        inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+        labels = torch.from_numpy(targets.astype(np.int64)).reshape(-1)
+        optimizer.zero_grad()
+        logits = peer(input_ids=torch.from_numpy(inputs.astype(np.int64))).logits
+        torch.nn.functional.cross_entropy(logits.reshape(len(labels), -1), labels).backward()
+        norm = torch.nn.utils.clip_grad_norm_(peer.parameters(), 0.5)
+        optimizer.step()
+        step.micro_batch(inputs, targets)
+        update = step.update(AdamW(clip=0.5), 1e-2, index + 1)
+        assert update.gradient_norm == pytest.approx(float(norm), rel=1e-4)
+    for p in step.table:
+        theirs = named[p.hf_name].detach().numpy()
+        assert relative_error(step.weights[p.name], theirs) < 1e-3, p.name
+    step.close()
+
+
+PLAIN = """
+layers = 2
+dim = 64
+heads = 2
+kv_heads = 2
+head_size = 32
+ffn = 192
+vocabulary = 2048
+sequence = 64
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "numerics"),
+    [
+        ("tiny", ("fp16",)),
+        ("tiny", ("fp32",)),
+        ("tiny", ("hazard", "--chip", "m4")),
+        ("plain.toml", ("hazard", "--chip", "m4")),
+        ("plain.toml", ("hazard", "--chip", "m1")),
+    ],
+)
+def test_training_converges_in_every_numerics_mode(
+    tmp_path: Path, model: str, numerics: tuple[str, ...]
+) -> None:
+    (tmp_path / "plain.toml").write_text(PLAIN)
+    arguments = ("--model", model, "--steps", 80, "--eval-every", 80, "--eval-batches", 4)
+    lr = ("--lr", 4e-3, "--out", "run")
+    run = trained(tmp_path, *arguments, "--numerics", *numerics, *lr)
+    first, last = (row["loss"] for row in metrics(run, "eval"))
+    assert last < first - 1.0
+    assert not any(row["skipped"] for row in metrics(run, "step"))
+
+
+def test_a_program_that_a_chip_refuses_is_named_with_the_reason(tmp_path: Path) -> None:
+    result = ane_train(tmp_path, *TINY, "--chip", "m1")
+    assert result.returncode == 8
+    assert "query_mean_square: operand x is a constant" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_compaction_keeps_the_rows_of_tokens_that_occur(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("the whale and the sea and the ship. " * 400)
+    arguments = (*TINY, "--data", "data.txt", "--compact-vocab", "--steps", 20, "--out", "run")
+    run = trained(tmp_path, *arguments)
+    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
+    kept = state["values"]["vocabulary"]
+    assert 5 < len(kept) < 200
+    assert arrays(run)["weights/embedding"].shape == (len(kept), 64)
+    first, *_, last = (row["loss"] for row in metrics(run, "eval"))
+    assert last < first - 0.7
+    trained(tmp_path, "--resume", "run", "--steps", 22)
+
+
+def test_every_kind_of_data_trains(tmp_path: Path) -> None:
+    text = "Some years ago, never mind how long precisely. " * 300
+    (tmp_path / "data.txt").write_text(text)
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    (np.arange(9000) * 7 % 2000).astype(np.uint16).tofile(tmp_path / "data.bin")
+    assert ane_train(tmp_path, "prepare", "data.txt", "--out", "shards").returncode == 0
+    for name in ("data.txt", "data.jsonl", "data.bin", "shards"):
+        out = f"run-{name}"
+        result = ane_train(tmp_path, *TINY, "--data", name, "--steps", 2, "--out", out)
+        assert result.returncode == 0, result.stderr
+        assert len(losses(tmp_path / out)) == 2
+
+
+def test_sigusr1_saves_and_goes_on(tmp_path: Path) -> None:
+    arguments = (*TINY, "--steps", 100000, "--eval-every", 0, "--save-every", 0, "--out", "run")
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, env=environment(), stdout=-1, stderr=-1
+    )
+    run = tmp_path / "run"
+
+    def steps() -> int:
+        return len(losses(run)) if (run / "metrics.jsonl").exists() else 0
+
+    def wait_for(condition) -> None:
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        assert condition(), process.poll()
+
+    wait_for(lambda: steps() > 2)
+    process.send_signal(signal.SIGUSR1)
+    wait_for((run / "checkpoints" / "last").exists)
+    saved = steps()
+    wait_for(lambda: steps() > saved + 2)
+    (run / "stop").touch()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not (run / "stop").exists()
+
+
+def test_output_that_is_no_terminal_has_no_escape_codes(tmp_path: Path) -> None:
+    result = ane_train(tmp_path, *TINY, "--steps", 3, "--log-every", 1)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "step 3/3" in result.stdout
+    assert result.stderr == ""
+
+
+def test_another_data_set_on_resume_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("From hell's heart I stab at thee. " * 300)
+    trained(tmp_path, *TINY, "--steps", 2, "--out", "run")
+    result = ane_train(tmp_path, "--resume", "run", "--data", "data.txt", "--steps", 4)
+    assert result.returncode == 0
+    assert "not what this run was trained on" in result.stdout
+
+
+def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path: Path) -> None:
+    arguments = (*TINY, "--lr", "1e-9", "--min-delta", 1, "--patience", 2, "--steps", 100)
+    run = trained(tmp_path, *arguments, "--out", "run")
+    assert len(losses(run)) == 15
+    assert metrics(run, "end")[0]["reason"] == "patience"
+
+
+def test_a_loss_scale_that_overflows_is_halved_until_it_fits(tmp_path: Path) -> None:
+    arguments = (*TINY, "--loss-scale", 1e9, "--steps", 20)
+    result = ane_train(tmp_path, *arguments, "--out", "run")
+    assert result.returncode == 9, "a fixed scale is not changed"
+    assert "10 steps in a row" in result.stderr
+    assert "layers" in result.stderr or "embedding" in result.stderr
+    assert all(row["skipped"] for row in metrics(tmp_path / "run", "step"))
