@@ -98,14 +98,19 @@ struct ane_context {
     ane_options options; /* blas_path is not kept */
     ane_pool *pool;
     ane_blas *blas;
-    pthread_mutex_t lock; /* guards error and counts */
+    pthread_mutex_t lock; /* guards error, counts, holders and cache_bytes */
     ane_error_info error;
     ane_counts counts;
+    size_t holders;             /* the caller who opened it, surfaces, programs and requests */
+    size_t cache_bytes;         /* fp32 copies that requests keep; see ane_options.cache_limit */
+    pthread_mutex_t evaluation; /* held while scratch is in use */
     void *scratch; /* evaluation memory shared by all programs, grown by the engine, freed with the
                       context */
     size_t scratch_size;
 };
 
+/* One holder more; ane_context_free is one less, and the last one closes the context. */
+void ane_context_hold(ane_context *context);
 /* Keeps the text as the context's last error and returns status. A NULL context is allowed. */
 ane_status ane_context_fail(ane_context *context, ane_status status, const char *format, ...)
     ANE_PRINTF(3, 4);

@@ -60,6 +60,8 @@ ane_status ane_context_open(const ane_options *options, ane_context **context,
     ane_context *opened = ane_alloc(1, sizeof *opened);
     if (!opened) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a context");
     pthread_mutex_init(&opened->lock, NULL);
+    pthread_mutex_init(&opened->evaluation, NULL);
+    opened->holders = 1;
     opened->options = *options;
     opened->options.blas_path = NULL;
     if (options->threads == 0) opened->options.threads = available_cores();
@@ -72,11 +74,22 @@ ane_status ane_context_open(const ane_options *options, ane_context **context,
     return ANE_OK;
 }
 
+void ane_context_hold(ane_context *context) {
+    pthread_mutex_lock(&context->lock);
+    context->holders++;
+    pthread_mutex_unlock(&context->lock);
+}
+
 void ane_context_free(ane_context *context) {
     if (!context) return;
+    pthread_mutex_lock(&context->lock);
+    bool last = --context->holders == 0;
+    pthread_mutex_unlock(&context->lock);
+    if (!last) return;
     ane_pool_free(context->pool);
     ane_blas_free(context->blas);
     ane_free(context->scratch);
+    pthread_mutex_destroy(&context->evaluation);
     pthread_mutex_destroy(&context->lock);
     ane_free(context);
 }

@@ -1,0 +1,102 @@
+/* kernel_product.c: products by BLAS. The batch is spread over the pool; a few large products are
+ * cut into strips besides, and each strip is rounded while it is still in cache. */
+#include <math.h>
+
+#include "kernels.h"
+#include "numeric.h"
+
+#define STRIP_UNIT 64   /* rows or columns: a multiple of every BLAS kernel's tile */
+#define STRIP_WORTH 1e6 /* multiplications below which a strip is not worth a task */
+
+typedef struct product_run {
+    const ane_blas *blas;
+    const mil_product *product;
+    const float *a, *b;
+    float *out;
+    size_t m, n, k;
+    size_t strips, strip; /* of one product, along the longer axis of the result */
+    bool by_rows;
+} product_run;
+
+/* A view that BLAS can read: unit stride along one of its last two axes. */
+static ane_matrix matrix_of(const mil_view *view, const float *storage, size_t batch) {
+    size_t axes = view->rank - 2, columns = view->dim[axes + 1], rows = view->dim[axes];
+    ptrdiff_t down = view->stride[axes], along = view->stride[axes + 1];
+    const float *data = storage + mil_view_at(view, axes, batch);
+    bool by_row = (columns == 1 || along == 1) && (rows == 1 || down >= (ptrdiff_t)columns);
+    ptrdiff_t stride =
+        by_row ? (rows == 1 ? (ptrdiff_t)columns : down) : (columns == 1 ? (ptrdiff_t)rows : along);
+    return (ane_matrix){data, (size_t)stride, !by_row};
+}
+
+static ane_matrix from_row(ane_matrix matrix, size_t row) {
+    matrix.data += matrix.transposed ? row : row * matrix.stride;
+    return matrix;
+}
+
+static ane_matrix from_column(ane_matrix matrix, size_t column) {
+    matrix.data += matrix.transposed ? column * matrix.stride : column;
+    return matrix;
+}
+
+/* What follows the product, on a block of the result. */
+static void finish_block(const mil_product *product, const float *bias, size_t rows, size_t columns,
+                         float *out, size_t stride) {
+    for (size_t row = 0; row < rows; row++, out += stride) {
+        for (size_t i = 0; bias && i < columns; i++) out[i] += bias[row];
+        if (product->rounds) ane_round_to_half(columns, out);
+        for (size_t i = 0; product->limit > 0.0f && i < columns; i++)
+            out[i] = mil_saturate(out[i], product->limit);
+    }
+}
+
+static void run_strip(void *argument, size_t index) {
+    const product_run *run = argument;
+    const mil_product *product = run->product;
+    size_t batch = index / run->strips, start = index % run->strips * run->strip;
+    ane_matrix a = matrix_of(&product->a, run->a, batch);
+    ane_matrix b = matrix_of(&product->b, run->b, batch);
+    size_t axes = product->out.rank - 2;
+    size_t stride = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
+    float *out = run->out + mil_view_at(&product->out, axes, batch);
+    size_t left = (run->by_rows ? run->m : run->n) - start;
+    size_t length = left < run->strip ? left : run->strip;
+    size_t rows = run->by_rows ? length : run->m, columns = run->by_rows ? run->n : length;
+    const float *bias = product->bias;
+    if (run->by_rows) {
+        a = from_row(a, start);
+        out += start * stride;
+        if (bias) bias += start;
+    } else {
+        b = from_column(b, start);
+        out += start;
+    }
+    ane_blas_gemm(run->blas, rows, columns, run->k, 1.0f, a, b, 0.0f, out, stride);
+    finish_block(product, bias, rows, columns, out, stride);
+}
+
+/* Strips only where the batch alone does not fill the pool. */
+static void choose_strips(product_run *run, size_t batch, size_t threads) {
+    size_t longer = run->by_rows ? run->m : run->n;
+    double work = (double)run->m * (double)run->n * (double)run->k;
+    run->strips = 1;
+    run->strip = longer;
+    if (batch % threads == 0 || batch >= 4 * threads || work < 2 * STRIP_WORTH) return;
+    size_t wanted = work / STRIP_WORTH < (double)threads ? (size_t)(work / STRIP_WORTH) : threads;
+    size_t units = (longer + STRIP_UNIT - 1) / STRIP_UNIT;
+    run->strip = (units + wanted - 1) / wanted * STRIP_UNIT;
+    run->strips = (longer + run->strip - 1) / run->strip;
+}
+
+void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
+                     const float *a, const float *b, float *out) {
+    const mil_view *result = &product->out;
+    product_run run = {.blas = blas, .product = product, .a = a, .b = b, .out = out};
+    run.m = result->dim[result->rank - 2];
+    run.n = result->dim[result->rank - 1];
+    run.k = product->a.dim[product->a.rank - 1];
+    run.by_rows = run.m >= run.n;
+    size_t batch = mil_view_elements(result) / (run.m * run.n);
+    choose_strips(&run, batch, ane_pool_threads(pool));
+    ane_pool_run(pool, batch * run.strips, run_strip, &run);
+}

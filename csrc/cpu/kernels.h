@@ -1,0 +1,37 @@
+/* kernels.h: what steps do to memory. Views are given with the address of their storage; work is
+ * cut by shape alone and spread over the pool. */
+#pragma once
+
+#include "plan.h"
+
+/* Calls run(argument, begin, end) for ranges of at most `grain` that cover [0, count), on the pool.
+ */
+typedef void (*mil_range_task)(void *argument, size_t begin, size_t end);
+void mil_parallel(ane_pool *pool, size_t count, size_t grain, mil_range_task run, void *argument);
+
+/* --- kernel_copy.c --- */
+
+void mil_copy_run(ane_pool *pool, const mil_copy *copy, const mil_cell *from, mil_cell *to);
+/* fp16 elements to contiguous floats, best with unit stride on the last axis. */
+void mil_widen_run(ane_pool *pool, const mil_view *view, const uint16_t *from, float *to);
+/* Floats to fp16 elements, best with unit stride on the last axis. */
+void mil_narrow_run(ane_pool *pool, const mil_copy *copy, const float *from, uint16_t *to);
+/* to[r * to_stride + c] = from[c * from_stride + r]. */
+void mil_transpose_block(size_t rows, size_t columns, const float *from, size_t from_stride,
+                         float *to, size_t to_stride);
+
+/* --- kernel_group.c --- */
+
+/* memory[i] is the address of the storage of group->memory[i]. */
+void mil_group_run(ane_pool *pool, const mil_group *group, mil_cell *const *memory);
+
+/* --- kernel_product.c --- */
+
+void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
+                     const float *a, const float *b, float *out);
+
+/* --- kernel_rows.c --- */
+
+/* `kind` is one of softmax, layer_norm and reduce; `reduction` is the op of the last. */
+void mil_rows_run(ane_pool *pool, mil_step_kind kind, mil_kind reduction, const mil_rows *rows,
+                  const float *in, float *out);

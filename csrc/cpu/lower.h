@@ -1,0 +1,104 @@
+/* lower.h: the planner while it works: ops in, steps out. Arrays have room for the most that a
+ * program can need, so that nothing below fails. */
+#pragma once
+
+#include "attributes.h"
+#include "plan.h"
+
+/* An elementwise op of a group before registers are given out. */
+typedef struct mil_member {
+    mil_element_op bound;
+    mil_view views[MIL_MAX_OPERANDS]; /* of operands that come from memory */
+    bool from_memory[MIL_MAX_OPERANDS];
+    size_t result; /* value */
+    size_t next;   /* member of the same group */
+} mil_member;
+
+typedef struct mil_open_group {
+    size_t step;
+    mil_type type;
+    size_t first, last; /* members */
+    size_t length;
+} mil_open_group;
+
+typedef struct mil_value_state {
+    bool needed;    /* an output depends on it */
+    bool has_view;  /* `view` says where readers find it */
+    bool has_home;  /* `home` says where its group writes it */
+    bool has_place; /* `place` says where a consumer wants it */
+    size_t group;   /* open group that makes it; MIL_NONE: none */
+    size_t ready;   /* number of steps after which it can be read */
+    mil_view view, home, place;
+} mil_value_state;
+
+typedef struct mil_lowering {
+    mil_plan *plan;
+    const mil_program *program;
+    mil_value_state *values;
+    mil_open_group *groups;
+    size_t group_count;
+    mil_member *members;
+    size_t member_count;
+    mil_region *temporary; /* of what is not part of the plan */
+    bool failed;           /* memory was short */
+} mil_lowering;
+
+/* --- lower.c: what all ops need --- */
+
+/* Zero-filled memory of the plan; NULL, remembered in `failed`, when memory is short. */
+void *mil_lower_alloc(mil_lowering *lowering, size_t count, size_t size);
+size_t mil_add_step(mil_lowering *lowering, mil_step step);
+size_t mil_add_storage(mil_lowering *lowering, mil_storage storage);
+/* The step reads or writes the view. */
+void mil_touch(mil_lowering *lowering, const mil_view *view, size_t step);
+/* Appends a step that copies; returns its index. */
+size_t mil_add_copy(mil_lowering *lowering, mil_step_kind kind, mil_view from, mil_view to);
+/* Where the value is; a value of a group is kept in memory from now on. */
+mil_view mil_view_of(mil_lowering *lowering, size_t value);
+/* The same, copied first if it is not contiguous. */
+mil_view mil_contiguous_of(mil_lowering *lowering, size_t value);
+/* Copies the value to contiguous memory, where later readers find it. */
+mil_view mil_materialize(mil_lowering *lowering, size_t value);
+/* New contiguous scratch memory. */
+mil_view mil_fresh(mil_lowering *lowering, const mil_type *type);
+/* Contiguous memory for a value: its place if that is contiguous. */
+mil_view mil_target(mil_lowering *lowering, size_t value);
+/* The value is made by the step and lies at the view. */
+void mil_define(mil_lowering *lowering, size_t value, mil_view view, size_t step);
+/* The value is another view of what `of` is. */
+void mil_alias(mil_lowering *lowering, size_t value, size_t of, mil_view view);
+mil_view mil_view_on_surface(size_t storage, const mil_type *type, const mil_geometry *geometry);
+/* An fp16 input, or a part of it with steps of 1: loaded as floats. */
+mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, size_t *step);
+/* The value is an input whose elements have 2 bytes. */
+bool mil_is_narrow_input(const mil_lowering *lowering, size_t value);
+bool mil_rounds(const mil_lowering *lowering, size_t value);
+/* Gives the op to the reference evaluator. */
+void mil_lower_delegate(mil_lowering *lowering, const mil_op *op);
+
+/* --- lower_move.c --- */
+
+void mil_lower_reshape(mil_lowering *lowering, const mil_op *op);
+void mil_lower_transpose(mil_lowering *lowering, const mil_op *op);
+void mil_lower_slice(mil_lowering *lowering, const mil_op *op);
+void mil_lower_split(mil_lowering *lowering, const mil_op *op);
+void mil_lower_concat(mil_lowering *lowering, const mil_op *op);
+void mil_lower_gather(mil_lowering *lowering, const mil_op *op);
+/* Says where consumers want values, from the outputs backwards. */
+void mil_choose_places(mil_lowering *lowering);
+
+/* --- lower_compute.c --- */
+
+void mil_lower_matmul(mil_lowering *lowering, const mil_op *op);
+void mil_lower_conv(mil_lowering *lowering, const mil_op *op);
+void mil_lower_softmax(mil_lowering *lowering, const mil_op *op);
+void mil_lower_reduce(mil_lowering *lowering, const mil_op *op);
+void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
+
+/* --- group.c --- */
+
+void mil_lower_elementwise(mil_lowering *lowering, const mil_op *op);
+/* Infinity beyond the limit of slices, from a view of what `from` is. */
+void mil_lower_saturation(mil_lowering *lowering, size_t from, mil_view view, size_t to);
+/* Gives out registers and collapses axes, when nothing joins any more. */
+void mil_close_groups(mil_lowering *lowering);

@@ -1,0 +1,289 @@
+/* lower_compute.c: products and row ops. Products take operands with the strides that they have, as
+ * long as BLAS can; row ops bring their axes to the end. */
+#include "lower.h"
+
+#include <string.h>
+
+#include "reference.h"
+
+/* --- products --- */
+
+/* BLAS reads a matrix with unit stride along one axis and at least its length along the other. */
+static bool suits_blas(const mil_view *view) {
+    size_t rows = view->dim[view->rank - 2], columns = view->dim[view->rank - 1];
+    ptrdiff_t down = view->stride[view->rank - 2], along = view->stride[view->rank - 1];
+    bool by_row = (columns == 1 || along == 1) && (rows == 1 || down >= (ptrdiff_t)columns);
+    bool by_column = (rows == 1 || down == 1) && (columns == 1 || along >= (ptrdiff_t)rows);
+    return by_row || by_column;
+}
+
+static mil_view with_axis(mil_view view, size_t axis) {
+    for (size_t i = view.rank++; i > axis; i--) {
+        view.dim[i] = view.dim[i - 1];
+        view.stride[i] = view.stride[i - 1];
+    }
+    view.dim[axis] = 1;
+    view.stride[axis] = 0;
+    return view;
+}
+
+static mil_view transposed(mil_view view) {
+    size_t order[MIL_MAX_RANK];
+    for (size_t i = 0; i < view.rank; i++) order[i] = i;
+    order[view.rank - 2] = view.rank - 1;
+    order[view.rank - 1] = view.rank - 2;
+    return mil_view_permute(&view, order);
+}
+
+/* The operand in slot 0 (rows by depth) or 1 (depth by columns) as a stack of matrices. */
+static mil_view matrices(mil_lowering *lowering, const mil_op *op, size_t slot) {
+    bool swaps = mil_integer(lowering->program, op, 2 + slot, 0) != 0;
+    bool is_vector = mil_input_type(lowering->program, op, slot)->rank == 1;
+    mil_view view = mil_view_of(lowering, op->inputs[slot]);
+    if (is_vector) return with_axis(mil_contiguous_of(lowering, op->inputs[slot]), slot);
+    if (!suits_blas(&view)) view = mil_materialize(lowering, op->inputs[slot]);
+    return swaps ? transposed(view) : view;
+}
+
+static mil_view broadcast_batch(const mil_view *matrix, const mil_view *out) {
+    mil_type type = {.rank = out->rank};
+    memcpy(type.dim, out->dim, sizeof type.dim);
+    type.dim[out->rank - 2] = matrix->dim[matrix->rank - 2];
+    type.dim[out->rank - 1] = matrix->dim[matrix->rank - 1];
+    return mil_view_broadcast(matrix, &type);
+}
+
+/* The rows of all batches are one matrix where the second operand is the same for all. */
+static void fold_batch(mil_product *product) {
+    mil_view *a = &product->a, *b = &product->b, *out = &product->out;
+    while (a->rank > 2) {
+        size_t axis = a->rank - 3;
+        bool follows = a->stride[axis] == a->stride[axis + 1] * (ptrdiff_t)a->dim[axis + 1] &&
+                       out->stride[axis] == out->stride[axis + 1] * (ptrdiff_t)out->dim[axis + 1];
+        if (a->dim[axis] != 1 && (b->stride[axis] != 0 || !follows)) return;
+        mil_view *views[] = {a, b, out};
+        for (size_t i = 0; i < 3; i++) {
+            mil_view *view = views[i];
+            if (view != b) view->dim[axis + 1] *= view->dim[axis];
+            for (size_t j = axis; j + 1 < view->rank; j++) {
+                view->dim[j] = view->dim[j + 1];
+                view->stride[j] = view->stride[j + 1];
+            }
+            view->rank--;
+        }
+    }
+}
+
+static double product_flops(const mil_product *product) {
+    size_t depth = product->a.dim[product->a.rank - 1];
+    return 2.0 * (double)mil_view_elements(&product->out) * (double)depth;
+}
+
+/* The transposed product, for a result that is wanted with unit stride down its columns. */
+static mil_product transposed_product(const mil_product *product) {
+    mil_product out = *product;
+    out.a = transposed(product->b);
+    out.b = transposed(product->a);
+    out.out = transposed(product->out);
+    return out;
+}
+
+/* `product` says what is multiplied and where the result goes. */
+static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product product) {
+    size_t rank = product.out.rank;
+    product.a = broadcast_batch(&product.a, &product.out);
+    product.b = broadcast_batch(&product.b, &product.out);
+    if (product.out.dim[rank - 1] > 1 && product.out.stride[rank - 1] != 1)
+        product = transposed_product(&product);
+    product.rounds = mil_rounds(lowering, op->outputs[0]);
+    lowering->plan->flops += product_flops(&product);
+    fold_batch(&product);
+    size_t step = mil_add_step(lowering, (mil_step){MIL_STEP_PRODUCT, op, .product = product});
+    mil_touch(lowering, &product.a, step);
+    mil_touch(lowering, &product.b, step);
+    return step;
+}
+
+/* Where the result goes: its place, if BLAS can write there. */
+static mil_view product_target(mil_lowering *lowering, size_t value) {
+    const mil_value_state *state = &lowering->values[value];
+    const mil_type *type = &lowering->program->values[value].type;
+    if (state->has_place && type->rank >= 2 && suits_blas(&state->place)) return state->place;
+    return mil_target(lowering, value);
+}
+
+void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
+    const mil_program *program = lowering->program;
+    const mil_type *type = mil_output_type(program, op);
+    if (!mil_is_float(type->dtype)) {
+        mil_lower_delegate(lowering, op);
+        return;
+    }
+    mil_product product = {0};
+    product.a = matrices(lowering, op, 0);
+    product.b = matrices(lowering, op, 1);
+    mil_view target = product_target(lowering, op->outputs[0]);
+    product.out = target;
+    if (mil_input_type(program, op, 1)->rank == 1)
+        product.out = with_axis(product.out, product.out.rank);
+    if (mil_input_type(program, op, 0)->rank == 1)
+        product.out = with_axis(product.out, product.out.rank - 1);
+    if (lowering->plan->hazards & ANE_HAZARD_MATMUL_RANGE && type->dtype == MIL_FP16)
+        product.limit = MIL_MATMUL_LIMIT;
+    size_t step = add_product(lowering, op, product);
+    mil_define(lowering, op->outputs[0], target, step);
+}
+
+/* --- pointwise conv: weight [O, C] by x [N, C, positions] --- */
+
+/* [N, C, positions] of the positions that the strides pick. */
+static mil_view conv_input(mil_lowering *lowering, const mil_op *op, const mil_type *shape) {
+    const mil_type *x = mil_input_type(lowering->program, op, 0);
+    const mil_type *out = mil_output_type(lowering->program, op);
+    const int32_t *strides =
+        op->inputs[3] == MIL_NONE ? NULL : lowering->program->values[op->inputs[3]].ints;
+    mil_view view = mil_view_of(lowering, op->inputs[0]), flat;
+    mil_slice slice = {0};
+    for (size_t i = 0; i < x->rank; i++) {
+        slice.step[i] = i >= 2 && strides ? strides[i - 2] : 1;
+        slice.size[i] = i >= 2 ? out->dim[i] : x->dim[i];
+    }
+    view = mil_view_slice(&view, slice.begin, slice.step, slice.size);
+    if (mil_view_reshape(&view, shape, &flat) && suits_blas(&flat)) return flat;
+    mil_type picked = *x;
+    memcpy(picked.dim, slice.size, sizeof picked.dim);
+    mil_view copy = mil_fresh(lowering, &picked);
+    mil_add_copy(lowering, MIL_STEP_COPY, view, copy);
+    mil_view_reshape(&copy, shape, &flat);
+    return flat;
+}
+
+void mil_lower_conv(mil_lowering *lowering, const mil_op *op) {
+    const mil_type *x = mil_input_type(lowering->program, op, 0);
+    const mil_type *weight = mil_input_type(lowering->program, op, 1);
+    const mil_type *out = mil_output_type(lowering->program, op);
+    if (mil_integer(lowering->program, op, 7, 1) != 1) {
+        mil_lower_delegate(lowering, op);
+        return;
+    }
+    size_t positions = mil_elements(out) / (out->dim[0] * out->dim[1]);
+    mil_type in_shape = {x->dtype, 3, {x->dim[0], x->dim[1], positions}};
+    mil_type out_shape = {out->dtype, 3, {out->dim[0], out->dim[1], positions}};
+    mil_type weight_shape = {weight->dtype, 2, {weight->dim[0], weight->dim[1]}};
+    mil_product product = {0};
+    mil_view kernel = mil_contiguous_of(lowering, op->inputs[1]);
+    mil_view_reshape(&kernel, &weight_shape, &product.a);
+    product.b = conv_input(lowering, op, &in_shape);
+    mil_view target = mil_target(lowering, op->outputs[0]);
+    mil_view_reshape(&target, &out_shape, &product.out);
+    if (op->inputs[2] != MIL_NONE) product.bias = lowering->plan->constants[op->inputs[2]];
+    size_t step = add_product(lowering, op, product);
+    mil_define(lowering, op->outputs[0], target, step);
+}
+
+/* --- rows --- */
+
+/* Axes that stay, then axes that rows run along, each in their order. Returns how many stay. */
+static size_t rows_last(size_t rank, const bool *chosen, size_t *order) {
+    size_t stay = 0, count = 0;
+    for (size_t i = 0; i < rank; i++)
+        if (!chosen[i]) order[stay++] = i;
+    count = stay;
+    for (size_t i = 0; i < rank; i++)
+        if (chosen[i]) order[count++] = i;
+    return stay;
+}
+
+static mil_type type_of_view(const mil_view *view) {
+    mil_type type = {.rank = view->rank};
+    memcpy(type.dim, view->dim, sizeof type.dim);
+    return type;
+}
+
+/* The view, whose last axes are the rows, with one axis of unit stride in their stead. */
+static mil_view as_rows(mil_lowering *lowering, mil_view view, size_t stay, size_t length) {
+    mil_type shape = {.rank = stay + 1};
+    mil_view rows;
+    for (size_t i = 0; i < stay; i++) shape.dim[i] = view.dim[i];
+    shape.dim[stay] = length;
+    if (mil_view_reshape(&view, &shape, &rows) && (length == 1 || rows.stride[stay] == 1))
+        return rows;
+    mil_type type = type_of_view(&view);
+    mil_view copy = mil_fresh(lowering, &type);
+    mil_add_copy(lowering, MIL_STEP_COPY, view, copy);
+    mil_view_reshape(&copy, &shape, &rows);
+    return rows;
+}
+
+static const float *constant_floats(const mil_lowering *lowering, const mil_op *op, size_t slot) {
+    return op->inputs[slot] == MIL_NONE ? NULL : lowering->plan->constants[op->inputs[slot]];
+}
+
+typedef struct row_plan {
+    mil_rows rows;
+    mil_view permuted; /* type of the rows before they became one axis */
+    size_t order[MIL_MAX_RANK];
+} row_plan;
+
+static row_plan plan_rows(mil_lowering *lowering, const mil_op *op) {
+    row_plan out = {0};
+    bool chosen[MIL_MAX_RANK];
+    mil_view view = mil_view_of(lowering, op->inputs[0]);
+    out.rows.length = mil_row_axes(lowering->program, op, chosen);
+    out.rows.count = mil_view_elements(&view) / out.rows.length;
+    out.rows.rounds = mil_rounds(lowering, op->outputs[0]);
+    size_t stay = rows_last(view.rank, chosen, out.order);
+    out.permuted = mil_view_permute(&view, out.order);
+    out.rows.in = as_rows(lowering, out.permuted, stay, out.rows.length);
+    return out;
+}
+
+static size_t add_rows(mil_lowering *lowering, mil_step_kind kind, const mil_op *op,
+                       const mil_rows *rows) {
+    size_t step = mil_add_step(lowering, (mil_step){.kind = kind, .op = op, .rows = *rows});
+    mil_touch(lowering, &rows->in, step);
+    mil_touch(lowering, &rows->out, step);
+    return step;
+}
+
+/* softmax and layer_norm: the result lies in the order in which it is computed. */
+static void lower_row_map(mil_lowering *lowering, mil_step_kind kind, const mil_op *op,
+                          row_plan *planned) {
+    size_t rank = planned->permuted.rank, inverse[MIL_MAX_RANK];
+    bool in_order = true;
+    for (size_t i = 0; i < rank; i++) {
+        inverse[planned->order[i]] = i;
+        in_order = in_order && planned->order[i] == i;
+    }
+    mil_type type = type_of_view(&planned->permuted);
+    mil_view out = in_order ? mil_target(lowering, op->outputs[0]) : mil_fresh(lowering, &type);
+    planned->rows.out = out;
+    size_t step = add_rows(lowering, kind, op, &planned->rows);
+    mil_define(lowering, op->outputs[0], mil_view_permute(&out, inverse), step);
+}
+
+void mil_lower_softmax(mil_lowering *lowering, const mil_op *op) {
+    row_plan planned = plan_rows(lowering, op);
+    lower_row_map(lowering, MIL_STEP_SOFTMAX, op, &planned);
+}
+
+void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op) {
+    row_plan planned = plan_rows(lowering, op);
+    planned.rows.gamma = constant_floats(lowering, op, 2);
+    planned.rows.beta = constant_floats(lowering, op, 3);
+    planned.rows.epsilon = mil_layer_norm_epsilon(lowering->program, op);
+    lower_row_map(lowering, MIL_STEP_LAYER_NORM, op, &planned);
+}
+
+void mil_lower_reduce(mil_lowering *lowering, const mil_op *op) {
+    const mil_type *x = mil_input_type(lowering->program, op, 0);
+    bool narrow = lowering->plan->hazards & ANE_HAZARD_REDUCE_FP16 && x->dtype == MIL_FP16;
+    if (!mil_is_float(x->dtype) || (narrow && op->kind != MIL_OP_reduce_max)) {
+        mil_lower_delegate(lowering, op);
+        return;
+    }
+    row_plan planned = plan_rows(lowering, op);
+    planned.rows.out = mil_target(lowering, op->outputs[0]);
+    size_t step = add_rows(lowering, MIL_STEP_REDUCE, op, &planned.rows);
+    mil_define(lowering, op->outputs[0], planned.rows.out, step);
+}

@@ -1,0 +1,185 @@
+/* lower_move.c: ops that move elements become views. A place says, from the consumer's side, where
+ * a value is wanted: in the surface of an output or in its part of a concat; it passes backwards
+ * through reshapes and transposes, and producers that can write there do. */
+#include "lower.h"
+
+#include <string.h>
+
+/* --- places --- */
+
+static void wish(mil_lowering *lowering, size_t value, mil_view place) {
+    mil_value_state *state = &lowering->values[value];
+    bool made_by_op = lowering->program->values[value].producer != MIL_NONE;
+    if (state->has_place || !made_by_op || lowering->plan->constants[value]) return;
+    state->has_place = true;
+    state->place = place;
+}
+
+static mil_view concat_part(const mil_lowering *lowering, const mil_op *op, const mil_view *whole,
+                            size_t index, size_t start) {
+    size_t axis = (size_t)mil_integer(lowering->program, op, 1, 0);
+    bool interleaves = mil_integer(lowering->program, op, 2, 0) != 0;
+    const mil_type *part = &lowering->program->values[op->variadic[index]].type;
+    mil_slice slice = {0};
+    for (size_t i = 0; i < part->rank; i++) {
+        slice.step[i] = 1;
+        slice.size[i] = part->dim[i];
+    }
+    slice.begin[axis] = interleaves ? index : start;
+    if (interleaves) slice.step[axis] = (ptrdiff_t)op->variadic_count;
+    return mil_view_slice(whole, slice.begin, slice.step, slice.size);
+}
+
+static size_t length_along(const mil_lowering *lowering, const mil_op *op, size_t index) {
+    size_t axis = (size_t)mil_integer(lowering->program, op, 1, 0);
+    return lowering->program->values[op->variadic[index]].type.dim[axis];
+}
+
+static void wish_for_parts(mil_lowering *lowering, const mil_op *op) {
+    size_t whole = op->outputs[0], start = 0;
+    const mil_type *type = &lowering->program->values[whole].type;
+    if (!lowering->values[whole].has_place) wish(lowering, whole, mil_fresh(lowering, type));
+    for (size_t i = 0; i < op->variadic_count; i++) {
+        const mil_view *place = &lowering->values[whole].place;
+        wish(lowering, op->variadic[i], concat_part(lowering, op, place, i, start));
+        start += length_along(lowering, op, i);
+    }
+}
+
+static void wish_before_transpose(mil_lowering *lowering, const mil_op *op) {
+    const mil_value_state *out = &lowering->values[op->outputs[0]];
+    const int32_t *order = lowering->program->values[op->inputs[1]].ints;
+    size_t inverse[MIL_MAX_RANK];
+    if (!out->has_place) return;
+    for (size_t i = 0; i < out->place.rank; i++) inverse[order[i]] = i;
+    wish(lowering, op->inputs[0], mil_view_permute(&out->place, inverse));
+}
+
+static void wish_before_reshape(mil_lowering *lowering, const mil_op *op) {
+    const mil_value_state *out = &lowering->values[op->outputs[0]];
+    mil_view place;
+    if (!out->has_place) return;
+    const mil_type *type = mil_input_type(lowering->program, op, 0);
+    if (mil_view_reshape(&out->place, type, &place)) wish(lowering, op->inputs[0], place);
+}
+
+static void wish_for_outputs(mil_lowering *lowering) {
+    const mil_program *program = lowering->program;
+    for (size_t i = 0; i < program->output_count; i++) {
+        const mil_geometry *geometry = &lowering->plan->outputs[i];
+        if (geometry->element_size != 4) continue;
+        mil_storage storage = {.kind = MIL_STORAGE_OUTPUT, .index = i};
+        const mil_type *type = &program->values[program->outputs[i]].type;
+        wish(lowering, program->outputs[i],
+             mil_view_on_surface(mil_add_storage(lowering, storage), type, geometry));
+    }
+}
+
+void mil_choose_places(mil_lowering *lowering) {
+    wish_for_outputs(lowering);
+    for (size_t i = lowering->program->op_count; i-- > 0;) {
+        const mil_op *op = &lowering->program->ops[i];
+        size_t out = op->outputs[0];
+        if (!lowering->values[out].needed || lowering->plan->constants[out]) continue;
+        switch (op->kind) {
+        case MIL_OP_concat:
+            wish_for_parts(lowering, op);
+            break;
+        case MIL_OP_transpose:
+            wish_before_transpose(lowering, op);
+            break;
+        case MIL_OP_identity:
+        case MIL_OP_reshape:
+        case MIL_OP_expand_dims:
+        case MIL_OP_squeeze:
+            wish_before_reshape(lowering, op);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+/* --- ops --- */
+
+void mil_lower_reshape(mil_lowering *lowering, const mil_op *op) {
+    const mil_type *type = mil_output_type(lowering->program, op);
+    mil_view view = mil_view_of(lowering, op->inputs[0]), out;
+    if (!mil_view_reshape(&view, type, &out)) {
+        view = mil_materialize(lowering, op->inputs[0]);
+        mil_view_reshape(&view, type, &out);
+    }
+    mil_alias(lowering, op->outputs[0], op->inputs[0], out);
+}
+
+void mil_lower_transpose(mil_lowering *lowering, const mil_op *op) {
+    const int32_t *perm = lowering->program->values[op->inputs[1]].ints;
+    mil_view view = mil_view_of(lowering, op->inputs[0]);
+    size_t order[MIL_MAX_RANK];
+    for (size_t i = 0; i < view.rank; i++) order[i] = (size_t)perm[i];
+    mil_alias(lowering, op->outputs[0], op->inputs[0], mil_view_permute(&view, order));
+}
+
+static bool has_unit_steps(const mil_slice *slice, size_t rank) {
+    for (size_t i = 0; i < rank; i++)
+        if (slice->step[i] != 1) return false;
+    return true;
+}
+
+/* One slice of the op's input becomes one value. Of an fp16 input, the slice alone is loaded. */
+static void take(mil_lowering *lowering, const mil_op *op, const mil_slice *slice, size_t out) {
+    const mil_type *type = &lowering->program->values[out].type;
+    bool saturates = op->kind != MIL_OP_split &&
+                     mil_slice_saturates(lowering->program, op, lowering->plan->hazards);
+    size_t in = op->inputs[0], rank = mil_input_type(lowering->program, op, 0)->rank, step;
+    mil_view view, shaped;
+    if (mil_is_narrow_input(lowering, in) && has_unit_steps(slice, rank)) {
+        view = mil_load(lowering, in, slice, &step);
+        lowering->values[out].ready = step + 1;
+    } else {
+        view = mil_view_of(lowering, in);
+        view = mil_view_slice(&view, slice->begin, slice->step, slice->size);
+        lowering->values[out].ready = lowering->values[in].ready;
+    }
+    mil_view_reshape(&view, type, &shaped); /* drops axes of length 1 at most */
+    if (saturates) {
+        mil_lower_saturation(lowering, out, shaped, out);
+        return;
+    }
+    lowering->values[out].has_view = true;
+    lowering->values[out].view = shaped;
+}
+
+void mil_lower_slice(mil_lowering *lowering, const mil_op *op) {
+    mil_slice slice = mil_slice_of(lowering->program, op);
+    take(lowering, op, &slice, op->outputs[0]);
+}
+
+void mil_lower_split(mil_lowering *lowering, const mil_op *op) {
+    for (size_t i = 0; i < op->output_count; i++) {
+        if (!lowering->values[op->outputs[i]].needed) continue;
+        mil_slice slice = mil_split_part(lowering->program, op, i);
+        take(lowering, op, &slice, op->outputs[i]);
+    }
+}
+
+void mil_lower_concat(mil_lowering *lowering, const mil_op *op) {
+    mil_value_state *whole = &lowering->values[op->outputs[0]];
+    size_t start = 0;
+    for (size_t i = 0; i < op->variadic_count; i++) {
+        size_t part = op->variadic[i];
+        mil_view from = mil_view_of(lowering, part);
+        mil_view to = concat_part(lowering, op, &whole->place, i, start);
+        size_t ready = lowering->values[part].ready;
+        if (!mil_view_equal(&from, &to))
+            ready = mil_add_copy(lowering, MIL_STEP_COPY, from, to) + 1;
+        if (ready > whole->ready) whole->ready = ready;
+        start += length_along(lowering, op, i);
+    }
+    whole->has_view = true;
+    whole->view = whole->place;
+}
+
+void mil_lower_gather(mil_lowering *lowering, const mil_op *op) {
+    mil_lower_delegate(lowering, op);
+}
