@@ -21,7 +21,7 @@ $(VENV)/.tested: $(VENV)/.built
 	touch $@
 
 $(VENV)/.linted: $(BIN)/python
-	$(BIN)/pip install -q clang-format==19.1.7 'mypy>=1.15' 'ruff>=0.11'
+	$(BIN)/pip install -q clang-format==23.1.5 'mypy>=1.15' 'ruff>=0.11'
 	touch $@
 
 train: $(VENV)/.built

@@ -20,7 +20,7 @@ def c_sources() -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (SOURCE / folder).glob("*.c"))
 
 
-class BuildExt(build_ext):
+class BuildExt(build_ext):  # type: ignore[misc]
     """Generates the cffi module and compiles it together with the C core."""
 
     def finalize_options(self) -> None:

@@ -1,10 +1,11 @@
-/* ane.h: the one C API of ane-train. It holds declarations only, so that cffi reads it unchanged; a C
- * program includes <stdbool.h>, <stddef.h> and <stdint.h> first. Every engine implements the first half; the
- * second half is training arithmetic on the CPU. Each `_free` takes NULL; a call that can fail returns an
- * ane_status and leaves text in the context (ane_context_error). Nothing here prints or exits.
+/* ane.h: the one C API of ane-train. It holds declarations only, so that cffi reads it unchanged; a
+ * C program includes <stdbool.h>, <stddef.h> and <stdint.h> first. Every engine implements the
+ * first half; the second half is training arithmetic on the CPU. Each `_free` takes NULL; a call
+ * that can fail returns an ane_status and leaves text in the context (ane_context_error). Nothing
+ * here prints or exits.
  *
- * Dimension letters: D model, H query heads, K key-value heads, E head size, F feed-forward, V vocabulary,
- * S sequence, C channels of a surface, W width of a surface. */
+ * Dimension letters: D model, H query heads, K key-value heads, E head size, F feed-forward, V
+ * vocabulary, S sequence, C channels of a surface, W width of a surface. */
 
 typedef enum ane_status {
     ANE_OK = 0,
@@ -16,20 +17,21 @@ typedef enum ane_status {
     ANE_ERROR_WEIGHTS,     /* a weight file is missing or malformed */
     ANE_ERROR_LIMIT,       /* a limit of the engine is reached, such as the number of compiles */
     ANE_ERROR_STATE,       /* called out of order: not loaded, already locked, ... */
-    ANE_ERROR_SYSTEM,      /* the operating system refused something (BLAS library, threads, files) */
-    ANE_ERROR_EVALUATE     /* the evaluation itself failed */
+    ANE_ERROR_SYSTEM,  /* the operating system refused something (BLAS library, threads, files) */
+    ANE_ERROR_EVALUATE /* the evaluation itself failed */
 } ane_status;
 
 typedef enum ane_numerics {
-    ANE_FP16 = 0, /* what is declared fp16 is rounded where it is stored; accumulation in fp32 */
-    ANE_FP32 = 1, /* nothing is rounded: surfaces and weights of declared fp16 values hold fp32 */
+    ANE_FP16 = 0,  /* what is declared fp16 is rounded where it is stored; accumulation in fp32 */
+    ANE_FP32 = 1,  /* nothing is rounded: surfaces and weights of declared fp16 values hold fp32 */
     ANE_HAZARD = 2 /* fp16 plus the measured defects of a chip (hazard flags) */
 } ane_numerics;
 
 typedef enum ane_hazard {
     ANE_HAZARD_MATMUL_RANGE = 1, /* |matmul result| > 32752 becomes infinite */
     ANE_HAZARD_REDUCE_FP16 = 2,  /* reduce_sum and reduce_mean accumulate in fp16, in index order */
-    ANE_HAZARD_WIDTH_SLICE = 4   /* a slice with a non-zero begin on the last axis: |v| > 4094 becomes infinite */
+    ANE_HAZARD_WIDTH_SLICE =
+        4 /* a slice with a non-zero begin on the last axis: |v| > 4094 becomes infinite */
 } ane_hazard;
 
 typedef struct ane_context ane_context; /* an open engine: threads, BLAS, limits, the last error */
@@ -44,7 +46,7 @@ typedef struct ane_options {
     size_t compile_limit;  /* 0: none */
     const char *blas_path; /* shared library with cblas_sgemm; NULL: the built-in reference */
     bool reference;        /* the slow evaluator that defines each op, for comparison */
-    size_t cache_limit;    /* bytes of fp32 copies of fp16 inputs that stay unchanged; 0: no limit */
+    size_t cache_limit; /* bytes of fp32 copies of fp16 inputs that stay unchanged; 0: no limit */
 } ane_options;
 
 typedef struct ane_error_info {
@@ -54,7 +56,8 @@ typedef struct ane_error_info {
     char text[480];
 } ane_error_info;
 
-/* A named weight file, as BLOBFILE(path = ...) names it, held by the caller during ane_program_compile. */
+/* A named weight file, as BLOBFILE(path = ...) names it, held by the caller during
+ * ane_program_compile. */
 typedef struct ane_weight_file {
     const char *path;
     const void *data;
@@ -62,7 +65,7 @@ typedef struct ane_weight_file {
 } ane_weight_file;
 
 typedef struct ane_port {
-    const char *name; /* lives as long as its program */
+    const char *name;  /* lives as long as its program */
     const char *dtype; /* as declared: "fp16", "fp32", "int32", ... */
     size_t rank;
     size_t shape[5];
@@ -75,39 +78,43 @@ typedef struct ane_counts {
     size_t surface_bytes;
 } ane_counts;
 
-/* --- engine ------------------------------------------------------------------------------------------ */
+/* --- engine
+ * ------------------------------------------------------------------------------------------ */
 
 /* Opens the software engine. On failure *context is NULL and *error says why. */
-ane_status ane_context_open(const ane_options *options, ane_context **context, ane_error_info *error);
+ane_status ane_context_open(const ane_options *options, ane_context **context,
+                            ane_error_info *error);
 void ane_context_free(ane_context *context);
 /* Copies the error of the last failed call on this context. */
 void ane_context_error(ane_context *context, ane_error_info *error);
 void ane_context_counts(ane_context *context, ane_counts *counts);
 size_t ane_context_threads(const ane_context *context);
-/* "OpenBLAS 0.3.29 SkylakeX", "Accelerate", "reference": which matrix kernels run. Lives with the context. */
+/* "OpenBLAS 0.3.29 SkylakeX", "Accelerate", "reference": which matrix kernels run. Lives with the
+ * context. */
 const char *ane_context_blas(const ane_context *context);
 
-/* A zero-filled surface of `channels` rows of `width` elements of `element_size` bytes (2: fp16, 4: fp32 or
- * int32). The row stride is a multiple of 64 bytes. */
-ane_status ane_surface_create(ane_context *context, size_t channels, size_t width, size_t element_size,
-                              ane_surface **surface);
+/* A zero-filled surface of `channels` rows of `width` elements of `element_size` bytes (2: fp16, 4:
+ * fp32 or int32). The row stride is a multiple of 64 bytes. */
+ane_status ane_surface_create(ane_context *context, size_t channels, size_t width,
+                              size_t element_size, ane_surface **surface);
 void ane_surface_free(ane_surface *surface);
 void *ane_surface_base(ane_surface *surface);
 size_t ane_surface_size(const ane_surface *surface);       /* bytes allocated */
 size_t ane_surface_row_stride(const ane_surface *surface); /* bytes from one channel to the next */
-/* Raw access through the base address happens between lock and unlock. Unlocking a lock that was not
- * read-only tells the engine that every element may have changed. */
+/* Raw access through the base address happens between lock and unlock. Unlocking a lock that was
+ * not read-only tells the engine that every element may have changed. */
 ane_status ane_surface_lock(ane_surface *surface, bool read_only);
 ane_status ane_surface_unlock(ane_surface *surface);
-/* Staging of a block of rows x columns at (row, column), converted to the surface's element type (rounded to
- * nearest even; beyond the range of fp16 becomes infinite). The source is fp32 with `stride` elements
- * from row to row; `transposed` says that the source holds [columns, rows]. The multiplier `scale` is applied
- * before rounding. */
-ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, size_t rows, size_t columns,
-                             const float *source, size_t stride, bool transposed, float scale);
+/* Staging of a block of rows x columns at (row, column), converted to the surface's element type
+ * (rounded to nearest even; beyond the range of fp16 becomes infinite). The source is fp32 with
+ * `stride` elements from row to row; `transposed` says that the source holds [columns, rows]. The
+ * multiplier `scale` is applied before rounding. */
+ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, size_t rows,
+                             size_t columns, const float *source, size_t stride, bool transposed,
+                             float scale);
 /* Reads a block as fp32: out = beta * out + alpha * block (beta 0 does not read out). */
-ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, size_t rows, size_t columns,
-                            float alpha, float beta, float *out, size_t stride);
+ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, size_t rows,
+                            size_t columns, float alpha, float beta, float *out, size_t stride);
 /* Copies a block between surfaces of equal element size, bit for bit. */
 ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_surface *source,
                             size_t source_row, size_t source_column, size_t rows, size_t columns);
@@ -115,7 +122,8 @@ ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_
 /* Lexes, parses, checks and plans `length` bytes of MIL text. The text and the files may be freed
  * afterwards. */
 ane_status ane_program_compile(ane_context *context, const char *text, size_t length,
-                               const ane_weight_file *files, size_t file_count, ane_program **program);
+                               const ane_weight_file *files, size_t file_count,
+                               ane_program **program);
 ane_status ane_program_load(ane_program *program);
 ane_status ane_program_unload(ane_program *program);
 void ane_program_free(ane_program *program);
@@ -124,53 +132,60 @@ size_t ane_program_outputs(const ane_program *program);
 ane_status ane_program_input(const ane_program *program, size_t index, ane_port *port);
 ane_status ane_program_output(const ane_program *program, size_t index, ane_port *port);
 /* Bytes of constants and of scratch memory, and floating-point operations of one evaluation. */
-ane_status ane_program_cost(const ane_program *program, size_t *constant_bytes, size_t *scratch_bytes,
-                            double *flops);
-/* The text as the parser understood it, printed in canonical form: malloc'ed, freed by ane_text_free. */
+ane_status ane_program_cost(const ane_program *program, size_t *constant_bytes,
+                            size_t *scratch_bytes, double *flops);
+/* The text as the parser understood it, printed in canonical form: malloc'ed, freed by
+ * ane_text_free. */
 ane_status ane_program_print(ane_context *context, const char *text, size_t length, char **printed);
 void ane_text_free(char *text);
 
-/* Binds surfaces in the order of the ports. A port of shape [1, C, 1, W] takes a surface of C rows of W
- * elements; any other shape takes one whose elements, in row-major order, have the port's last dimension as
- * width and the product of the others as channels (a scalar: 1 x 1). fp16 ports take 2-byte surfaces (4-byte
- * ones in ANE_FP32), fp32 and integer and bool ports 4-byte ones. The surfaces outlive the request. */
+/* Binds surfaces in the order of the ports. A port of shape [1, C, 1, W] takes a surface of C rows
+ * of W elements; any other shape takes one whose elements, in row-major order, have the port's last
+ * dimension as width and the product of the others as channels (a scalar: 1 x 1). fp16 ports take
+ * 2-byte surfaces (4-byte ones in ANE_FP32), fp32 and integer and bool ports 4-byte ones. The
+ * surfaces outlive the request. */
 ane_status ane_request_create(ane_program *program, ane_surface **inputs, size_t input_count,
                               ane_surface **outputs, size_t output_count, ane_request **request);
 /* Synchronous. One evaluation at a time per context. */
 ane_status ane_request_evaluate(ane_request *request);
 void ane_request_free(ane_request *request);
 
-/* --- training arithmetic: fp32, row-major, activations channel-first [D, S] -------------------------------- */
-/* Each runs on the context's threads and gives the same bits for any number of threads that happen to be
- * free. A NULL context or array is ANE_ERROR_ARGUMENT. */
+/* --- training arithmetic: fp32, row-major, activations channel-first [D, S]
+ * -------------------------------- */
+/* Each runs on the context's threads and gives the same bits for any number of threads that happen
+ * to be free. A NULL context or array is ANE_ERROR_ARGUMENT. */
 
-/* C[M, N] = alpha * op(A) op(B) + beta * C, op = transpose where the flag is set; leading dimensions in
- * elements, as in cblas_sgemm with row-major order. */
-ane_status ane_gemm(ane_context *context, bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k,
-                    float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
-                    size_t ldc);
+/* C[M, N] = alpha * op(A) op(B) + beta * C, op = transpose where the flag is set; leading
+ * dimensions in elements, as in cblas_sgemm with row-major order. */
+ane_status ane_gemm(ane_context *context, bool transpose_a, bool transpose_b, size_t m, size_t n,
+                    size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb,
+                    float beta, float *c, size_t ldc);
 
-/* x[D, S] = columns table[tokens[s], :]; a token outside [0, V) is ANE_ERROR_ARGUMENT and x is untouched. */
-ane_status ane_embedding_forward(ane_context *context, size_t vocabulary, size_t dim, size_t sequence,
-                                 const float *table, const int32_t *tokens, float *x);
+/* x[D, S] = columns table[tokens[s], :]; a token outside [0, V) is ANE_ERROR_ARGUMENT and x is
+ * untouched. */
+ane_status ane_embedding_forward(ane_context *context, size_t vocabulary, size_t dim,
+                                 size_t sequence, const float *table, const int32_t *tokens,
+                                 float *x);
 /* table_gradient[tokens[s], :] += dx[:, s], in the order of s. */
-ane_status ane_embedding_backward(ane_context *context, size_t vocabulary, size_t dim, size_t sequence,
-                                  const float *dx, const int32_t *tokens, float *table_gradient);
+ane_status ane_embedding_backward(ane_context *context, size_t vocabulary, size_t dim,
+                                  size_t sequence, const float *dx, const int32_t *tokens,
+                                  float *table_gradient);
 
-/* y[d, s] = x[d, s] * gamma[d] * inverse_rms[s], inverse_rms[s] = 1 / sqrt(mean_d x^2 + epsilon) (Zhang and
- * Sennrich 2019, arXiv 1910.07467). */
-ane_status ane_rmsnorm_forward(ane_context *context, size_t dim, size_t sequence, float epsilon, const float *x,
-                               const float *gamma, float *y, float *inverse_rms);
+/* y[d, s] = x[d, s] * gamma[d] * inverse_rms[s], inverse_rms[s] = 1 / sqrt(mean_d x^2 + epsilon)
+ * (Zhang and Sennrich 2019, arXiv 1910.07467). */
+ane_status ane_rmsnorm_forward(ane_context *context, size_t dim, size_t sequence, float epsilon,
+                               const float *x, const float *gamma, float *y, float *inverse_rms);
 /* dx += gradient; dgamma += gradient. inverse_rms as the forward pass left it. */
 ane_status ane_rmsnorm_backward(ane_context *context, size_t dim, size_t sequence, const float *x,
-                                const float *gamma, const float *inverse_rms, const float *dy, float *dx,
-                                float *dgamma);
+                                const float *gamma, const float *inverse_rms, const float *dy,
+                                float *dx, float *dgamma);
 
-/* Softmax cross-entropy of `positions` rows of logits[positions, V] against targets. losses[p] is in nats;
- * logits become (softmax - one_hot) * scale. A target of -1 is masked: loss 0, gradient 0. With a scale of 0
- * the logits are left as they are. Any other target outside [0, V) is ANE_ERROR_ARGUMENT. */
-ane_status ane_cross_entropy(ane_context *context, size_t positions, size_t vocabulary, float *logits,
-                             const int32_t *targets, float scale, float *losses);
+/* Softmax cross-entropy of `positions` rows of logits[positions, V] against targets. losses[p] is
+ * in nats; logits become (softmax - one_hot) * scale. A target of -1 is masked: loss 0, gradient 0.
+ * With a scale of 0 the logits are left as they are. Any other target outside [0, V) is
+ * ANE_ERROR_ARGUMENT. */
+ane_status ane_cross_entropy(ane_context *context, size_t positions, size_t vocabulary,
+                             float *logits, const int32_t *targets, float scale, float *losses);
 
 /* y += alpha * x over n elements. */
 ane_status ane_axpy(ane_context *context, size_t n, float alpha, const float *x, float *y);
@@ -185,10 +200,11 @@ typedef struct ane_adamw_options {
     double epsilon;
     double weight_decay;
     double gradient_scale; /* multiplied into the gradient first: unscaling and clipping */
-    size_t step;          /* from 1, for bias correction */
+    size_t step;           /* from 1, for bias correction */
 } ane_adamw_options;
 
-/* Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), in place; same order of operations
- * as torch.optim.AdamW. */
-ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t n, float *weight,
-                     const float *gradient, float *first_moment, float *second_moment);
+/* Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), in place; same order of
+ * operations as torch.optim.AdamW. */
+ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t n,
+                     float *weight, const float *gradient, float *first_moment,
+                     float *second_moment);

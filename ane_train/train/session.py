@@ -164,10 +164,12 @@ class Session:
             progress.best_loss is None or loss < progress.best_loss - config.min_delta
         )
         if best:
-            changes = {"best_step": progress.step, "best_loss": loss, "stale_evaluations": 0}
-        else:
-            changes = {"stale_evaluations": progress.stale_evaluations + (progress.step > 0)}
-        self.progress = replace(progress, **changes)
+            self.progress = replace(
+                progress, best_step=progress.step, best_loss=loss, stale_evaluations=0
+            )
+        elif progress.step > 0:
+            stale = progress.stale_evaluations + 1
+            self.progress = replace(progress, stale_evaluations=stale)
         perplexity = math.exp(loss) if loss < 700 else math.inf
         seconds = time.perf_counter() - start
         return Evaluated(progress.step, loss, perplexity, bits, seconds, best)
