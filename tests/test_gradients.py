@@ -13,7 +13,7 @@ from ane_train.model.spec import ModelSpec
 from ane_train.train.step import TrainingStep
 
 # heads, kv_heads, head_size, dim, ffn, qk_norm, tied, batch, sequence, layers, theta
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, tuple[int | bool | float, ...]] = {
     "multi-head": (4, 4, 16, 64, 160, False, True, 1, 32, 2, 1e4),
     "multi-head untied batch 3": (3, 3, 16, 48, 96, False, False, 3, 24, 2, 1e4),
     "groups of 2": (4, 2, 16, 64, 128, False, True, 1, 32, 2, 1e4),
@@ -37,6 +37,18 @@ CONFIGURATIONS = {
     ),
     "one query head a group of 4": (4, 1, 24, 56, 64, True, True, 1, 17, 2, 1e4),
 }
+
+
+def _drawn(seed: int) -> tuple[int | bool | float, ...]:
+    """A configuration that nobody chose (transformers wants dim to be a multiple of heads)."""
+    draw = np.random.default_rng(seed).integers
+    kv, ratio, e = int(draw(1, 4)), int(draw(1, 5)), 2 * int(draw(2, 13))
+    dim, ffn, sequence = kv * ratio * int(draw(3, 9)), int(draw(7, 99)), int(draw(5, 40))
+    flags = bool(draw(2)), bool(draw(2))
+    return (kv * ratio, kv, e, dim, ffn, *flags, int(draw(1, 4)), sequence, 2, 1e4)
+
+
+CONFIGURATIONS |= {f"drawn by seed {seed}": _drawn(seed) for seed in range(8)}
 
 
 def spec_of(name: str) -> tuple[ModelSpec, int]:
