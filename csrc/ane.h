@@ -84,6 +84,7 @@ typedef struct ane_counts {
 /* Opens the software engine. On failure *context is NULL and *error says why. */
 ane_status ane_context_open(const ane_options *options, ane_context **context,
                             ane_error_info *error);
+/* Surfaces, programs and requests that are still there keep the context until they are freed. */
 void ane_context_free(ane_context *context);
 /* Copies the error of the last failed call on this context. */
 void ane_context_error(ane_context *context, ane_error_info *error);
@@ -97,6 +98,7 @@ const char *ane_context_blas(const ane_context *context);
  * fp32 or int32). The row stride is a multiple of 64 bytes. */
 ane_status ane_surface_create(ane_context *context, size_t channels, size_t width,
                               size_t element_size, ane_surface **surface);
+/* Requests bound to the surface keep its memory until they are freed. */
 void ane_surface_free(ane_surface *surface);
 void *ane_surface_base(ane_surface *surface);
 size_t ane_surface_size(const ane_surface *surface);       /* bytes allocated */
@@ -126,6 +128,7 @@ ane_status ane_program_compile(ane_context *context, const char *text, size_t le
                                ane_program **program);
 ane_status ane_program_load(ane_program *program);
 ane_status ane_program_unload(ane_program *program);
+/* Requests keep the program until they are freed. */
 void ane_program_free(ane_program *program);
 size_t ane_program_inputs(const ane_program *program);
 size_t ane_program_outputs(const ane_program *program);
@@ -142,11 +145,12 @@ void ane_text_free(char *text);
 /* Binds surfaces in the order of the ports. A port of shape [1, C, 1, W] takes a surface of C rows
  * of W elements; any other shape takes one whose elements, in row-major order, have the port's last
  * dimension as width and the product of the others as channels (a scalar: 1 x 1). fp16 ports take
- * 2-byte surfaces (4-byte ones in ANE_FP32), fp32 and integer and bool ports 4-byte ones. The
- * surfaces outlive the request. */
+ * 2-byte surfaces (4-byte ones in ANE_FP32), fp32 and integer and bool ports 4-byte ones. A
+ * surface of an output serves no other port. The request keeps program and surfaces alive. */
 ane_status ane_request_create(ane_program *program, ane_surface **inputs, size_t input_count,
                               ane_surface **outputs, size_t output_count, ane_request **request);
-/* Synchronous. One evaluation at a time per context. */
+/* Synchronous. Fails while an input is locked for writing or an output is locked at all.
+ * Evaluations of one context, called from several threads, wait for each other. */
 ane_status ane_request_evaluate(ane_request *request);
 void ane_request_free(ane_request *request);
 

@@ -28,15 +28,16 @@ def compile_c(output: Path, driver: str, sources: Sequence[Path], flags: Sequenc
     return output
 
 
-def run_driver(program: Path) -> str:
+def run_driver(program: Path, *arguments: str) -> str:
     """Runs a driver, which must succeed and write nothing to stderr; returns its output.
 
     The thread sanitizer of older compilers dies of some layouts of the address space; then the
     driver runs again without randomisation of it.
     """
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    command = [str(program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unexpected memory mapping" in done.stderr:
-        command = ["setarch", "-R", str(program)]
+        command = ["setarch", "-R", *command]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout

@@ -26,7 +26,13 @@ void mil_parallel(ane_pool *pool, size_t count, size_t grain, mil_range_task run
 
 /* --- transposing --- */
 
-#if defined(__GNUC__)
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_SHUFFLE
+#endif
+#endif
+
+#if defined(HAS_SHUFFLE)
 
 typedef float four __attribute__((vector_size(16)));
 

@@ -6,7 +6,8 @@
 #include "numeric.h"
 
 #define STRIP_UNIT 64   /* rows or columns: a multiple of every BLAS kernel's tile */
-#define STRIP_WORTH 1e6 /* multiplications below which a strip is not worth a task */
+#define STRIP_WORTH 6e7 /* multiplications that are worth a task: a millisecond or two */
+#define MOST_STRIPS 16
 
 typedef struct product_run {
     const ane_blas *blas;
@@ -75,16 +76,16 @@ static void run_strip(void *argument, size_t index) {
     finish_block(product, bias, rows, columns, out, stride);
 }
 
-/* Strips only where the batch alone does not fill the pool. */
-static void choose_strips(product_run *run, size_t batch, size_t threads) {
+/* A power of two of strips, where the batch alone is too short to fill a machine. They follow from
+ * the shape: BLAS may round differently in strips of another size. */
+static void choose_strips(product_run *run, size_t batch) {
     size_t longer = run->by_rows ? run->m : run->n;
     double work = (double)run->m * (double)run->n * (double)run->k;
-    run->strips = 1;
-    run->strip = longer;
-    if (batch % threads == 0 || batch >= 4 * threads || work < 2 * STRIP_WORTH) return;
-    size_t wanted = work / STRIP_WORTH < (double)threads ? (size_t)(work / STRIP_WORTH) : threads;
+    size_t strips = 1;
+    while (2 * strips * batch <= MOST_STRIPS && work >= 2.0 * (double)strips * STRIP_WORTH)
+        strips *= 2;
     size_t units = (longer + STRIP_UNIT - 1) / STRIP_UNIT;
-    run->strip = (units + wanted - 1) / wanted * STRIP_UNIT;
+    run->strip = (units + strips - 1) / strips * STRIP_UNIT;
     run->strips = (longer + run->strip - 1) / run->strip;
 }
 
@@ -97,6 +98,6 @@ void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *pr
     run.k = product->a.dim[product->a.rank - 1];
     run.by_rows = run.m >= run.n;
     size_t batch = mil_view_elements(result) / (run.m * run.n);
-    choose_strips(&run, batch, ane_pool_threads(pool));
+    choose_strips(&run, batch);
     ane_pool_run(pool, batch * run.strips, run_strip, &run);
 }
