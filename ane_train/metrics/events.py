@@ -19,7 +19,10 @@ PARTS: Mapping[str, str] = {
     "elementwise": "elementwise",
     "optimizer": "optimizer",
     "data": "data",
+    "evaluation": "evaluation",
+    "saving": "saving",
 }
+BETWEEN_STEPS = ("evaluation", "saving")
 EndReason: TypeAlias = Literal[
     "finished",  # all steps done
     "stopped",  # --stop-after, or the file `stop` in the run's folder
@@ -119,6 +122,11 @@ class RunEnded:
     best_step: int | None = None
     best_loss: float | None = None
     checkpoint: Path | None = None
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds without what happened between steps: evaluating and saving."""
+        return self.seconds - sum(self.timings.get(part, 0.0) for part in BETWEEN_STEPS)
 
 
 Event: TypeAlias = RunStarted | StepDone | Evaluated | Saved | Warned | RunEnded

@@ -188,10 +188,11 @@ def event_line(event: Evaluated | Saved | Warned) -> str:
 
 def part_rows(event: RunEnded) -> list[tuple[str, float, float]]:
     """Where the time went: (part, seconds, share of the wall-clock time), with "other" the rest."""
-    parts = [(PARTS.get(name, name), event.timings[name]) for name in event.timings]
+    names = [*PARTS, *(name for name in event.timings if name not in PARTS)]
+    parts = [(name, event.timings[name]) for name in names if name in event.timings]
     hidden = event.timings.get(OVERLAPPED, 0.0)
     rest = event.seconds - (sum(event.timings.values()) - hidden)
-    shown = [(name, seconds) for name, seconds in parts if name != OVERLAPPED]
+    shown = [(PARTS.get(name, name), seconds) for name, seconds in parts if name != OVERLAPPED]
     if rest > 0:
         shown.append(("other", rest))
     if hidden:
@@ -203,7 +204,7 @@ def part_rows(event: RunEnded) -> list[tuple[str, float, float]]:
 def end_rows(event: RunEnded, started: RunStarted) -> list[Row]:
     """What is said when a run ends, as (label, text)."""
     of = f"/{started.steps}" if started.steps else ""
-    seconds = event.seconds or math.inf
+    seconds = event.training_seconds or math.inf
     rows = [
         (
             "run",
@@ -337,14 +338,16 @@ def _memory(event: RunStarted) -> str:
 def _micro_batch(event: RunEnded, started: RunStarted) -> str:
     micro_batches = event.steps * started.accum
     return (
-        f", {1000 * event.seconds / micro_batches:.1f} ms per micro-batch" if micro_batches else ""
+        f", {1000 * event.training_seconds / micro_batches:.1f} ms per micro-batch"
+        if micro_batches
+        else ""
     )
 
 
 def _peak(event: RunEnded) -> str:
-    if not event.peak_flops or not event.seconds:
+    if not event.peak_flops or not event.training_seconds:
         return "peak unknown"
-    share = event.flops / event.seconds / event.peak_flops
+    share = event.flops / event.training_seconds / event.peak_flops
     return f"{share:.1%} of the peak of {flops(event.peak_flops)}"
 
 

@@ -89,6 +89,8 @@ def _group_limits() -> list[int]:
     try:
         limit = (folder / "memory.max").read_text().strip()
         used = int((folder / "memory.current").read_text())
-    except (OSError, ValueError):
+        rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(rows["inactive_file"])  # file pages that the kernel gives back when asked
+    except (OSError, ValueError, KeyError):
         return []
     return [max(0, int(limit) - used)] if limit.isdigit() else []

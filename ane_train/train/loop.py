@@ -17,7 +17,6 @@ from ane_train.metrics.events import (
     StepDone,
     Warned,
 )
-from ane_train.model.memory import available
 from ane_train.model.parameters import count
 from ane_train.train.loss_scale import MAX_SKIPPED
 from ane_train.train.opening import memory_needed, open_session
@@ -67,7 +66,7 @@ def _started(session: Session) -> RunStarted:
         first_step=session.progress.step,
         schedule=describe(session),
         memory_needed=memory_needed(config, parts.spec),
-        memory_available=config.max_memory or available(),
+        memory_available=session.memory_available,
         seed=config.seed,
         resumed=session.progress.step > 0,
         flops_per_token=session.flops_per_token,
@@ -107,7 +106,7 @@ class _Loop:
             asked = self.request.take_save_request()
             if best or due or asked:
                 why = "asked for" if asked else "best so far" if best else "periodic"
-                self.on_event(session.save(why, best=best))
+                self.save(why, best=best)
         return self.end(reason)
 
     def is_due(self, every: int) -> bool:
@@ -117,8 +116,8 @@ class _Loop:
         done, update = self.session.train_step()
         self.steps += 1
         self.tokens += done.tokens
-        for kind, seconds in done.timings.items():
-            self.timings[kind] = self.timings.get(kind, 0.0) + seconds
+        for part, seconds in done.timings.items():
+            self.count(part, seconds)
         self.on_event(done)
         if update.bad is not None:
             self.skipped(done, update.bad)
@@ -138,8 +137,17 @@ class _Loop:
 
     def evaluate(self) -> Evaluated:
         evaluated = self.session.evaluate()
+        self.count("evaluation", evaluated.seconds)
         self.on_event(evaluated)
         return evaluated
+
+    def save(self, reason: str, *, best: bool = False) -> None:
+        saved = self.session.save(reason, best=best)
+        self.count("saving", saved.seconds)
+        self.on_event(saved)
+
+    def count(self, part: str, seconds: float) -> None:
+        self.timings[part] = self.timings.get(part, 0.0) + seconds
 
     def end_reason(self) -> EndReason | None:
         """Why the loop ends here, or None."""
@@ -161,7 +169,7 @@ class _Loop:
 
     def end(self, reason: EndReason) -> RunEnded:
         if self.session.saved_step != self.session.progress.step:
-            self.on_event(self.session.save(reason))
+            self.save(reason)
         ended = self.ended(reason)
         self.on_event(ended)
         return ended

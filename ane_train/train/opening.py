@@ -38,7 +38,7 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
     with ExitStack() as stack:
         if resumed is not None:
             stack.enter_context(resumed.run.locked())
-        check_memory(config, spec)
+        memory_available = check_memory(config, spec)
         engine = _engine(config)
         stack.callback(engine.close)
         step = TrainingStep(spec, engine, _sequence(config), residual_scale=_alpha(config, spec))
@@ -52,6 +52,7 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         checkpoint = None if resumed is None else _checkpoint(resumed, store, spec)
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
+        session.memory_available = memory_available
         warnings = _begin(session, checkpoint)
         session.resources = stack.pop_all()
     return session, warnings
@@ -109,8 +110,8 @@ def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     return estimate(spec, _sequence(config), config.numerics).total
 
 
-def check_memory(config: RunConfig, spec: ModelSpec) -> None:
-    """MemoryLimitError if the run does not fit what is free, or --max-memory."""
+def check_memory(config: RunConfig, spec: ModelSpec) -> int:
+    """Bytes that are free, or --max-memory; MemoryLimitError if the run needs more."""
     needed = memory_needed(config, spec)
     there = available() if config.max_memory is None else config.max_memory
     if needed > there:
@@ -120,6 +121,7 @@ def check_memory(config: RunConfig, spec: ModelSpec) -> None:
             f"memory, {there / 2**30:.1f} GiB {limit}; use a smaller model, a smaller --seq or "
             "--compact-vocab"
         )
+    return there
 
 
 def _engine(config: RunConfig) -> Engine:

@@ -88,6 +88,7 @@ class Session:
         scale = "1" if config.numerics == "fp32" else config.loss_scale
         self.progress = Progress(loss_scale=LossScale.from_setting(scale))
         self.saved_step: int | None = None
+        self.memory_available: int | None = None
         self.resources = ExitStack()
 
     def batch(self, index: int) -> Batch:
