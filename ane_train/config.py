@@ -197,7 +197,7 @@ class RunConfig:
     engine: str = _machine("auto", "where the programs run", choices=("auto", "ane", "cpu"))
     chip: str | None = _machine(
         None,
-        "chip that programs are checked for; default: this machine's, else m4",
+        "refuse programs that this chip refuses; its defects are those of --numerics hazard",
         choices=("m1", "m2", "m3", "m4", "m5"),
     )
     threads: int = _machine(0, "worker threads; 0: one per core", minimum=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ane_train import mil
-from ane_train.model.memory import layer_shape
+from ane_train.model.layer import layer_shape
 from ane_train.model.spec import list_models
 from ane_train.native.engine import Context
 from ane_train.programs import LayerProgram, LayerShape, layer_programs

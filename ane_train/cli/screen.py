@@ -7,6 +7,7 @@ silences the screen; it never ends the run.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
@@ -50,6 +51,12 @@ def open_screen(stream: TextIO, environment: Mapping[str, str], log_every: int) 
     else:
         screen = PlainText(lambda line: print(line, file=stream, flush=True), log_every)
     return _Tolerant(screen)
+
+
+def show_cursor() -> None:
+    """Puts the terminal right without any of the objects above, for an exit at once."""
+    if is_terminal(sys.stdout):
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
 
 
 class _Tolerant:

@@ -35,10 +35,11 @@ def command(ctx: click.Context, /, **parameters: Any) -> None:
     """
     note_ignored(parameters)
     config = run_config(parameters)
+    from ane_train.cli.screen import show_cursor
     from ane_train.train.loop import train
 
     with closing(_listeners(config)) as on_event:
-        ended = train(config, on_event=on_event)
+        ended = train(config, on_event, before_exit=show_cursor)
     ctx.exit(_EXIT_CODES.get(ended.reason, ExitCode.OK))
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ane_train import mil
 from ane_train.errors import EngineError
-from ane_train.native.engine import Context
+from ane_train.native.engine import Context, Program
 
-HAZARD_CHIP = "m4"
+USUAL_CHIP = "m4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Engine:
         """Bytes of an element of a surface: 4 in fp32 numerics, else 2."""
         return 4 if self.numerics == "fp32" else 2
 
-    def compile(self, program: mil.Program) -> object:
+    def compile(self, program: mil.Program) -> Program:
         """Verifies, prints and compiles a program. EngineError with the reason if it is refused."""
         if self.chip is not None:
             mil.require(program, self.chip)
@@ -50,7 +50,7 @@ def open_engine(
         )
     reason = "asked for" if kind == "cpu" else "this version has no ANE engine yet"
     if numerics == "hazard":
-        chip = chip or HAZARD_CHIP
+        chip = chip or USUAL_CHIP
     hazards = mil.hazards(chip) if numerics == "hazard" and chip is not None else 0
     context = Context(numerics=numerics, hazards=hazards, threads=threads)
     return Engine("cpu", reason, numerics, chip, context)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
-from ane_train.programs import LayerProgram, LayerShape, layer_programs
+from ane_train.programs import LayerProgram, layer_programs
 
 _LOGITS_TILE = 64 << 20
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
@@ -27,19 +28,9 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
 
-def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
-    """The layer that `spec` repeats, for sequences of S tokens."""
-    return LayerShape(
-        sequence=sequence,
-        dim=spec.dim,
-        heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_size=spec.head_size,
-        ffn=spec.ffn,
-        rope_theta=spec.rope_theta,
-        norm_epsilon=spec.norm_epsilon,
-        qk_norm=spec.qk_norm,
-    )
+def tile_positions(vocabulary: int, sequence: int) -> int:
+    """Positions whose fp32 logits fit 64 MiB: at least 16, at most S."""
+    return min(sequence, max(16, _LOGITS_TILE // (4 * vocabulary)))
 
 
 def estimate(spec: ModelSpec, sequence: int, numerics: str = "fp16") -> MemoryEstimate:
@@ -51,14 +42,13 @@ def estimate(spec: ModelSpec, sequence: int, numerics: str = "fp16") -> MemoryEs
     outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
     widest = max(program.input.elements for program in programs)
     residuals = 2 * spec.layers * (spec.dim + 1) * sequence
-    tile = min(sequence * spec.vocabulary * 4, max(_LOGITS_TILE, 16 * spec.vocabulary * 4))
     parts = {
         "weights, gradients, two moments (fp32)": 16 * count(spec),
         "staged inputs": size * inputs * spec.layers,
         "outputs kept for the backward pass": size * outputs,
         "fp32 copies of staged weights": 0 if size == 4 else 4 * inputs * spec.layers,
         "residual stream": 4 * residuals,
-        "logits": tile,
+        "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, sequence),
         "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
         "process": _PROCESS,
     }

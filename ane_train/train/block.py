@@ -7,7 +7,7 @@ differs between the two kinds of block is in the tables ATTENTION and FEED_FORWA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
 from ane_train.native.engine import Surface
 from ane_train.programs import LayerShape
-from ane_train.train.bound import BoundProgram, CompiledLayer
+from ane_train.train.bound import CompiledLayer
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.timings import Timings
+from ane_train.train.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,10 @@ class BlockContext:
     worker: GradientWorker
     timings: Timings
     alpha: float
+    workspace: Workspace = field(default_factory=Workspace)
 
 
-class Block:
+class ResidualBlock:
     """One block of one layer, with its own input surfaces, so that its weights stay staged."""
 
     def __init__(
@@ -120,7 +122,7 @@ class Block:
         shared, program = self.shared, self.forward_program
         with shared.timings.measure("elementwise"):
             np.copyto(self.input, x)
-            normalized = shared.worker.array("normalized", *x.shape)
+            normalized = shared.workspace.array("normalized", *x.shape)
             arithmetic.rmsnorm_forward(
                 shared.engine.context,
                 x,
@@ -148,7 +150,7 @@ class Block:
         with shared.timings.measure("engine"):
             program.request.evaluate()
         with shared.timings.measure("io"):
-            dnormalized = program.read("dx", shared.worker.array("dnormalized", *dx.shape))
+            dnormalized = program.read("dx", shared.workspace.array("dnormalized", *dx.shape))
         with shared.timings.measure("elementwise"):
             norm = self.prefix + self.kind.norm
             arithmetic.rmsnorm_backward(
@@ -181,13 +183,13 @@ class Block:
         program = self.forward_program if program_name == "forward" else self.backward_program
         packing = program.layout.input if side == "input" else program.layout.output
         block = packing[block_name]
-        out = self.shared.worker.array(role, block.rows, block.columns)
+        out = self.shared.worker.workspace.array(role, block.rows, block.columns)
         if side == "input":
             return program.read_input(block_name, out)
         return program.read(block_name, out)
 
 
-def bind_blocks(shared: BlockContext, layers: int) -> list[Block]:
+def bind_blocks(shared: BlockContext, layers: int) -> list[ResidualBlock]:
     """All blocks in forward order. Backward outputs alternate between two surfaces a kind."""
     outputs: dict[tuple[str, int], Surface] = {}
     blocks = []
@@ -197,8 +199,5 @@ def bind_blocks(shared: BlockContext, layers: int) -> list[Block]:
             program = shared.programs[f"{kind.name}_backward"]
             if key not in outputs:
                 outputs[key] = program.surface(shared.engine, program.layout.output)
-            blocks.append(Block(kind, layer, shared, outputs[key]))
+            blocks.append(ResidualBlock(kind, layer, shared, outputs[key]))
     return blocks
-
-
-__all__ = ["ATTENTION", "FEED_FORWARD", "Block", "BlockContext", "BoundProgram", "bind_blocks"]

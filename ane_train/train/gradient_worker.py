@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
-from ane_train.model.arena import Array
 from ane_train.native.engine import Surface
+from ane_train.train.workspace import Workspace
 
 
 class GradientWorker:
@@ -22,7 +20,7 @@ class GradientWorker:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="gradients")
         self._pending: dict[int, Future[None]] = {}
-        self._arrays: dict[tuple[str, tuple[int, ...]], Array] = {}
+        self.workspace = Workspace()  # for use inside jobs
 
     def submit(self, job: Callable[[], None], surface: Surface) -> None:
         """Queues a job that reads `surface`."""
@@ -39,13 +37,6 @@ class GradientWorker:
         pending, self._pending = self._pending, {}
         for future in pending.values():
             future.result()
-
-    def array(self, role: str, *shape: int) -> Array:
-        """A work array for use inside jobs, the same one each time."""
-        key = (role, shape)
-        if key not in self._arrays:
-            self._arrays[key] = np.empty(shape, np.float32)
-        return self._arrays[key]
 
     def close(self) -> None:
         """Ends the thread after its jobs."""

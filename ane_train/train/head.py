@@ -1,6 +1,7 @@
 """Both ends of the network on the CPU in fp32: embedding, final norm, classifier, cross-entropy.
 
-The classifier runs in tiles of positions, so that no [S, V] array needs more than TILE_BYTES.
+The classifier runs in tiles of positions, so that no [S, V] array is ever whole in memory where V
+is large.
 """
 
 from __future__ import annotations
@@ -12,18 +13,13 @@ import numpy.typing as npt
 
 from ane_train.errors import DataError
 from ane_train.model.arena import Arena, Array
+from ane_train.model.memory import tile_positions
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
 from ane_train.train.timings import Timings
 
-TILE_BYTES = 64 << 20
 Tokens = npt.NDArray[np.int32]
-
-
-def tile_positions(vocabulary: int, sequence: int) -> int:
-    """Positions whose logits fit TILE_BYTES; at least 16, at most S."""
-    return min(sequence, max(16, TILE_BYTES // (4 * vocabulary)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,15 +27,17 @@ from ane_train.train.signals import StopRequest
 OnEvent = Callable[[Event], object]
 
 
-def train(config: RunConfig, on_event: OnEvent) -> RunEnded:
+def train(
+    config: RunConfig, on_event: OnEvent, before_exit: Callable[[], None] | None = None
+) -> RunEnded:
     """Trains as `config` says; every event goes to `on_event`, in this thread.
 
     Returns the last event. Raises an AneTrainError for what a user can mend; what was saved by then
-    stays. A second Ctrl-C while a step is being finished ends the process at once.
+    stays. A second Ctrl-C while a step is being finished calls `before_exit` and ends the process.
     """
     session, warnings = open_session(config)
     try:
-        with StopRequest(session.parts.folder.path) as request:
+        with StopRequest(session.parts.folder.path, before_exit) as request:
             loop = _Loop(session, request, on_event)
             on_event(_started(session))
             for text in warnings:

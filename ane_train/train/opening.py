@@ -11,8 +11,9 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
-from ane_train.engine import Engine, open_engine
+from ane_train.engine import USUAL_CHIP, Engine, open_engine
 from ane_train.errors import CheckpointError, MemoryLimitError
+from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.train.checkpoint import read_state, require_model
@@ -53,7 +54,7 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
         session.memory_available = memory_available
-        warnings = _begin(session, checkpoint)
+        warnings = [*_refusals(step, engine), *_begin(session, checkpoint)]
         session.resources = stack.pop_all()
     return session, warnings
 
@@ -66,6 +67,16 @@ def _alpha(config: RunConfig, spec: ModelSpec) -> float:
 def _sequence(config: RunConfig) -> int:
     assert config.seq is not None, "the configuration is complete"
     return config.seq
+
+
+def _refusals(step: TrainingStep, engine: Engine) -> list[str]:
+    """What an ANE would refuse, as far as is known; nothing where a --chip was given and held."""
+    if engine.chip is not None:
+        return []
+    findings = (find for layout in step.programs for find in verify(layout.program, USUAL_CHIP))
+    reasons = {find.reason: find for find in findings if find.severity == "refuse"}
+    first = [f"{find.subject} {find.reason}" for find in list(reasons.values())[:1]]
+    return [f"an ANE ({USUAL_CHIP}) would refuse these programs: {text}" for text in first]
 
 
 def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Path:

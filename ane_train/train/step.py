@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import cast
 
 import numpy as np
 
 from ane_train.engine import Engine
 from ane_train.model.arena import Arena, Array, initialize
-from ane_train.model.memory import layer_shape
+from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
-from ane_train.native.engine import Program
 from ane_train.programs import layer_programs
 from ane_train.train.block import BlockContext, bind_blocks
 from ane_train.train.bound import CompiledLayer
@@ -63,12 +61,13 @@ class TrainingStep:
         self.worker = GradientWorker()
         self.head = Head(spec, sequence, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
-        programs = {
-            layout.name: CompiledLayer(layout, cast(Program, engine.compile(layout.program)))
-            for layout in layer_programs(shape)
+        self.programs = layer_programs(shape)
+        compiled = {
+            layout.name: CompiledLayer(layout, engine.compile(layout.program))
+            for layout in self.programs
         }
         shared = BlockContext(
-            engine, shape, programs, self.worker, self.timings, float(residual_scale)
+            engine, shape, compiled, self.worker, self.timings, float(residual_scale)
         )
         self.blocks = bind_blocks(shared, spec.layers)
 
