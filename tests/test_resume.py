@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,19 @@ def test_resume_without_a_folder_takes_the_latest_run(tmp_path: Path) -> None:
     result = ane_train(tmp_path, "--resume")
     assert result.returncode == 0, result.stderr
     assert (len(losses(first)), len(losses(second))) == (2, 4)
+
+
+def test_a_run_on_a_users_own_files_resumes_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("There she blows! there! there! " * 300)
+    tiny = resources.files("ane_train.models").joinpath("tiny.toml").read_text("utf-8")
+    (tmp_path / "mine.toml").write_text(tiny)
+    own = (*TINY, "--model", "mine.toml", "--data", "data.txt", "--steps", 4)
+    run = trained(tmp_path, *own, "--stop-after", 2, "--out", "run")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = ane_train(elsewhere, "--resume", "../run")
+    assert result.returncode == 0, result.stderr
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:

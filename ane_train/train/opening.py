@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
     new run's folder is made last, so that none is left of a run that never began.
     """
     spec = load_model(config.model)
-    config = complete(config, dim=spec.dim, sequence=spec.sequence)
+    config = _located(complete(config, dim=spec.dim, sequence=spec.sequence))
     data, compaction = _data(config, spec)
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
@@ -57,6 +58,13 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         warnings = [*_refusals(step, engine), *_begin(session, checkpoint)]
         session.resources = stack.pop_all()
     return session, warnings
+
+
+def _located(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths, so that a run can be resumed from any folder."""
+    names = ["data", "tokenizer", "cache", *(["model"] if config.model.endswith(".toml") else [])]
+    paths = {name: getattr(config, name) for name in names}
+    return replace(config, **{name: os.path.abspath(path) for name, path in paths.items() if path})
 
 
 def _alpha(config: RunConfig, spec: ModelSpec) -> float:
