@@ -13,8 +13,13 @@ from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
 
 
-def peer_of(spec: ModelSpec, table: tuple[Parameter, ...], weights: Arena) -> torch.nn.Module:
-    """LlamaForCausalLM, or Qwen3ForCausalLM where queries and keys are normed, in float64."""
+def peer_of(
+    spec: ModelSpec,
+    table: tuple[Parameter, ...],
+    weights: Arena,
+    dtype: torch.dtype = torch.float64,
+) -> torch.nn.Module:
+    """LlamaForCausalLM, or Qwen3ForCausalLM where queries and keys are normed."""
     config_class, model_class = (
         (Qwen3Config, Qwen3ForCausalLM) if spec.qk_norm else (LlamaConfig, LlamaForCausalLM)
     )
@@ -33,8 +38,8 @@ def peer_of(spec: ModelSpec, table: tuple[Parameter, ...], weights: Arena) -> to
         attention_bias=False,
         attn_implementation="eager",
     )
-    model = model_class(config).double()
-    state = {p.hf_name: torch.from_numpy(weights[p.name].astype(np.float64)) for p in table}
+    model = model_class(config).to(dtype)
+    state = {p.hf_name: torch.from_numpy(weights[p.name]) for p in table}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= ({"lm_head.weight"} if spec.tied_embeddings else set())
