@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from peers import peer_of, relative_error
 from runs import TINY, ane_train, arrays, command, environment, losses, metrics, trained
+from transformers import get_cosine_schedule_with_warmup
 
 from ane_train.engine import open_engine
 from ane_train.model.spec import load_model
@@ -83,6 +85,41 @@ def test_training_converges_in_every_numerics_mode(
     first, last = (row["loss"] for row in metrics(run, "eval"))
     assert last < first - 1.0
     assert not any(row["skipped"] for row in metrics(run, "step"))
+
+
+def test_accumulating_micro_batches_is_training_on_a_bigger_batch(tmp_path: Path) -> None:
+    common = (*TINY, "--numerics", "fp32", "--steps", 6, "--lr", 1e-3)
+    small = trained(tmp_path, *common, "--accum", 4, "--out", "run").rename(tmp_path / "small")
+    big = trained(tmp_path, *common, "--accum", 2, "--batch-size", 2, "--out", "run")
+    for (step, ours), (same, theirs) in zip(losses(small), losses(big), strict=True):
+        assert step == same
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    ours, theirs = arrays(small)["weights/embedding"], arrays(big)["weights/embedding"]
+    assert relative_error(ours, theirs) < 1e-4
+
+
+def test_the_rate_of_each_step_is_transformers_cosine(tmp_path: Path) -> None:
+    flags = ("--lr", 0.01, "--min-lr", 0, "--warmup", 4, "--steps", 12, "--eval-every", 0)
+    run = trained(tmp_path, *TINY, *flags, "--out", "run")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    peer = get_cosine_schedule_with_warmup(optimizer, 4, 12)
+    for row in metrics(run, "step"):
+        optimizer.step()
+        peer.step()
+        assert row["lr"] == pytest.approx(peer.get_last_lr()[0], abs=1e-12)
+
+
+def test_bits_per_byte_count_the_bytes_of_the_text(tmp_path: Path) -> None:
+    run = trained(tmp_path, *TINY, "--steps", 1, "--out", "run")
+    from tokenizers import Tokenizer
+
+    corpus = resources.files("ane_train.data").joinpath("corpus")
+    text = corpus.joinpath("moby_dick.txt").read_text("utf-8")
+    tokens = Tokenizer.from_file(str(corpus.joinpath("tokenizer.json"))).encode(text).ids
+    row = metrics(run, "eval")[0]
+    bits = row["loss"] / np.log(2) * len(tokens) / len(text.encode())
+    assert row["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+    assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
 
 
 def test_a_program_that_a_chip_refuses_is_named_with_the_reason(tmp_path: Path) -> None:
