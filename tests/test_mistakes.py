@@ -80,7 +80,10 @@ def test_a_shard_made_with_another_tokenizer(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     run = trained(tmp_path, *SHORT, "--out", "run")
     result = ane_train(tmp_path, "--resume", run, "--model", "stories15m", "--steps", 8)
-    assert_one_line(result, ExitCode.CHECKPOINT, "model")
+    assert_one_line(result, ExitCode.CHECKPOINT, "another model")
+    # It is said before memory is counted for the wrong model.
+    result = ane_train(tmp_path, "--resume", run, "--model", "qwen3_06b", "--max-memory", "1GiB")
+    assert_one_line(result, ExitCode.CHECKPOINT, "another model")
 
 
 @pytest.mark.parametrize("file", ["weights", "first_moment", "second_moment"])

@@ -19,7 +19,7 @@ from ane_train.model.memory import available, estimate
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import CheckpointStore
-from ane_train.train.run_folder import Resumed, create, find
+from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
 from ane_train.train.step import TrainingStep
@@ -38,26 +38,32 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         spec = replace(spec, vocabulary=compaction.size)
     resumed = None if config.resume is None else find(config.resume)
     with ExitStack() as stack:
+        checkpoint = None
         if resumed is not None:
-            stack.enter_context(resumed.run.locked())
+            run, store = _claim(stack, resumed.run, config)
+            checkpoint = _checkpoint(resumed, store, spec)
         memory_available = check_memory(config, spec)
         engine = _engine(config)
         stack.callback(engine.close)
         step = TrainingStep(spec, engine, _sequence(config), residual_scale=_alpha(config, spec))
         stack.callback(step.close)
         if resumed is None:
-            run = create(spec.name, out=Path(config.out) if config.out else None)
-            stack.enter_context(run.locked())
-        else:
-            run = resumed.run
-        store = CheckpointStore.open(run.checkpoints, config.keep)
-        checkpoint = None if resumed is None else _checkpoint(resumed, store, spec)
+            folder = create(spec.name, out=Path(config.out) if config.out else None)
+            run, store = _claim(stack, folder, config)
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
         session.memory_available = memory_available
         warnings = [*_refusals(step, engine), *_begin(session, checkpoint)]
         session.resources = stack.pop_all()
     return session, warnings
+
+
+def _claim(
+    stack: ExitStack, run: RunFolder, config: RunConfig
+) -> tuple[RunFolder, CheckpointStore]:
+    """Locks the folder until `stack` is closed and repairs what a crash left in it."""
+    stack.enter_context(run.locked())
+    return run, CheckpointStore.open(run.checkpoints, config.keep)
 
 
 def _located(config: RunConfig) -> RunConfig:
