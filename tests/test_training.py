@@ -18,6 +18,8 @@ from runs import TINY, ane_train, arrays, command, environment, losses, metrics,
 from transformers import get_cosine_schedule_with_warmup
 
 from ane_train.engine import open_engine
+from ane_train.model.arena import Arena, initialize
+from ane_train.model.parameters import parameters
 from ane_train.model.spec import load_model
 from ane_train.train.step import AdamW, TrainingStep
 
@@ -94,8 +96,20 @@ def test_accumulating_micro_batches_is_training_on_a_bigger_batch(tmp_path: Path
     for (step, ours), (same, theirs) in zip(losses(small), losses(big), strict=True):
         assert step == same
         assert ours == pytest.approx(theirs, rel=1e-5)
+    norms = [[row["grad_norm"] for row in metrics(run, "step")] for run in (small, big)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     ours, theirs = arrays(small)["weights/embedding"], arrays(big)["weights/embedding"]
     assert relative_error(ours, theirs) < 1e-4
+
+
+def test_the_first_step_of_a_run_moves_each_weight_by_the_rate(tmp_path: Path) -> None:
+    flags = ("--numerics", "fp32", "--weight-decay", 0, "--lr", 0.01, "--schedule", "constant")
+    run = trained(tmp_path, *TINY, *flags, "--steps", 1, "--seed", 7, "--out", "run")
+    table = parameters(load_model("tiny"))
+    start = Arena(table)
+    initialize(start, table, seed=7)
+    moved = np.abs(arrays(run)["weights/layers.1.down"] - start["layers.1.down"])
+    assert np.median(moved) == pytest.approx(0.01, rel=1e-2)
 
 
 def test_the_rate_of_each_step_is_transformers_cosine(tmp_path: Path) -> None:
