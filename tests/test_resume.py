@@ -13,12 +13,19 @@ import pytest
 from runs import TINY, ane_train, arrays, command, environment, losses, metrics, same_bits, trained
 
 RUN = (*TINY, "--steps", 20, "--accum", 2, "--save-every", 4, "--out", "run")
+SLOW = (*TINY, "--steps", 20, "--accum", 32, "--save-every", 4, "--out", "run")  # seconds, not less
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty steps in one go."""
     return trained(tmp_path_factory.mktemp("whole"), *RUN)
+
+
+@pytest.fixture(scope="module")
+def slow_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with steps so long that a signal arrives before the end."""
+    return trained(tmp_path_factory.mktemp("slow"), *SLOW)
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
@@ -64,9 +71,11 @@ def test_a_run_killed_at_a_random_moment_goes_on_from_its_last_checkpoint(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_a_signal_saves_and_the_rest_follows(
-    tmp_path: Path, whole: Path, number: signal.Signals, code: int
+    tmp_path: Path, slow_whole: Path, number: signal.Signals, code: int
 ) -> None:
-    process = subprocess.Popen(command(*RUN), cwd=tmp_path, env=environment(), stdout=-1, stderr=-1)
+    process = subprocess.Popen(
+        command(*SLOW), cwd=tmp_path, env=environment(), stdout=-1, stderr=-1
+    )
     run = tmp_path / "run"
     while process.poll() is None and len(_lines(run)) < 5:
         time.sleep(0.01)
@@ -76,7 +85,7 @@ def test_a_signal_saves_and_the_rest_follows(
     done = len(losses(run))
     assert (run / "checkpoints" / "last").resolve().name == f"step-{done:06d}"
     trained(tmp_path, "--resume", "run")
-    assert_same_run(run, whole)
+    assert_same_run(run, slow_whole)
 
 
 def _lines(run: Path) -> list[str]:
