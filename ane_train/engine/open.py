@@ -26,10 +26,10 @@ class Engine:
         """Bytes of an element of a surface: 4 in fp32 numerics, else 2."""
         return 4 if self.numerics == "fp32" else 2
 
-    def compile(self, program: mil.Program) -> Program:
-        """Verifies, prints and compiles a program. EngineError with the reason if it is refused."""
+    def compile(self, program: mil.Program, name: str | None = None) -> Program:
+        """Verifies, prints and compiles a program. EngineError names it and says why it is refused."""
         if self.chip is not None:
-            mil.require(program, self.chip)
+            mil.require(program, self.chip, name)
         text = mil.print_program(program)
         precision = "fp32" if self.numerics == "fp32" else "fp16"
         return self.context.compile(text, program.weight_files(precision))

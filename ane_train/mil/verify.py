@@ -52,11 +52,14 @@ def verify(program: Program, chip: str) -> list[Finding]:
     ]
 
 
-def require(program: Program, chip: str) -> None:
-    """EngineError with the first reason to refuse the program, if there is one."""
+def require(program: Program, chip: str, name: str | None = None) -> None:
+    """EngineError with the first reason to refuse the program, if there is one.
+
+    `name` is what the message calls the program; its function's name if not given.
+    """
     for finding in verify(program, chip):
         if finding.severity == REFUSE:
-            raise EngineError(f"program {program.function!r} on {chip}: {finding}")
+            raise EngineError(f"program {name or program.function!r} on {chip}: {finding}")
 
 
 def _name(subject: Subject) -> str:

@@ -63,7 +63,7 @@ class TrainingStep:
         shape = layer_shape(spec, sequence)
         self.programs = layer_programs(shape)
         compiled = {
-            layout.name: CompiledLayer(layout, engine.compile(layout.program))
+            layout.name: CompiledLayer(layout, engine.compile(layout.program, layout.name))
             for layout in self.programs
         }
         shared = BlockContext(
