@@ -139,7 +139,7 @@ def test_bits_per_byte_count_the_bytes_of_the_text(tmp_path: Path) -> None:
 def test_a_program_that_a_chip_refuses_is_named_with_the_reason(tmp_path: Path) -> None:
     result = ane_train(tmp_path, *TINY, "--chip", "m1")
     assert result.returncode == 8
-    assert "attention_forward on m1: query_mean_square: operand x" in result.stderr
+    assert "'attention_forward' on m1: query_mean_square: operand x" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -27,7 +27,7 @@ class Engine:
         return 4 if self.numerics == "fp32" else 2
 
     def compile(self, program: mil.Program, name: str | None = None) -> Program:
-        """Verifies, prints and compiles a program. EngineError names it and says why it is refused."""
+        """Verifies, prints and compiles a program. EngineError names it and says why it is bad."""
         if self.chip is not None:
             mil.require(program, self.chip, name)
         text = mil.print_program(program)
