@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ane_train.config import (
@@ -64,9 +64,25 @@ def numbers(setting, kind):
 
 @st.composite
 def configs(draw):
-    config = RunConfig(**{name: draw(values_of(field)) for name, field in FIELDS.items()})
-    assume(contradiction(config) is None)
+    values = {name: draw(values_of(field)) for name, field in FIELDS.items()}
+    config = RunConfig(**reconciled(values))
+    assert contradiction(config) is None
     return config
+
+
+def reconciled(values):
+    """The values without the contradictions that a random draw is full of."""
+    if values["resume"] is not None:
+        values |= {"scratch": False, "out": None}
+    if None not in (values["lr"], values["min_lr"]):
+        values["min_lr"], values["lr"] = sorted((values["min_lr"], values["lr"]))
+    if values["steps"] and values["warmup"] is not None:
+        values["warmup"], values["steps"] = sorted((values["warmup"], values["steps"]))
+    if not values["eval_every"]:
+        values["patience"] = 0
+    if values["engine"] == "ane":
+        values["numerics"] = "fp16"
+    return values
 
 
 @settings(max_examples=150, deadline=None)
