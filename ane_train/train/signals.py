@@ -18,13 +18,6 @@ from ane_train.errors import ExitCode
 
 StopReason = Literal["interrupted", "terminated", "stopped"]
 
-EXIT_CODES = MappingProxyType(
-    {
-        "interrupted": ExitCode.INTERRUPTED,
-        "terminated": ExitCode.TERMINATED,
-        "stopped": ExitCode.OK,
-    }
-)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _REASONS: MappingProxyType[int, StopReason] = MappingProxyType(
     {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -62,11 +55,6 @@ class StopRequest:
         if self._consume("stop") and self._reason is None:
             self._reason = "stopped"
         return self._reason
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The exit code that goes with the reason."""
-        return EXIT_CODES[self._reason] if self._reason else ExitCode.OK
 
     def take_save_request(self) -> bool:
         """Whether a save was asked for since the last call. Consumes RUN/save."""
