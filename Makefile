@@ -35,7 +35,7 @@ lint: $(VENV)/.built $(VENV)/.linted
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests -name '*.[ch]')
-	for source in $$(find csrc/base csrc/cpu csrc/train -name '*.c'); do \
+	for source in $$(find csrc/base csrc/cpu csrc/engine csrc/train -name '*.c'); do \
 		$(CC) -std=gnu11 $(WARNINGS) -Icsrc -fsyntax-only $$source || exit 1; done
 
 format: $(VENV)/.linted

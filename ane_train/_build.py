@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "csrc"
-FOLDERS = ("base", "cpu", "train")
+FOLDERS = ("base", "cpu", "engine", "train")
 
 
 def c_sources() -> list[Path]:

@@ -200,6 +200,9 @@ class RunConfig:
         "refuse programs that this chip refuses; its defects are those of --numerics hazard",
         choices=("m1", "m2", "m3", "m4", "m5"),
     )
+    driver: FilePath | None = _machine(
+        None, "library that drives the ANE; default: the one built with this package"
+    )
     threads: int = _machine(0, "worker threads; 0: one per core", minimum=0)
     max_memory: ByteSize | None = _machine(
         None, "refuse to use more than this, such as 20GiB; default: what is free", above=0

@@ -17,9 +17,23 @@ typedef enum ane_status {
     ANE_ERROR_WEIGHTS,     /* a weight file is missing or malformed */
     ANE_ERROR_LIMIT,       /* a limit of the engine is reached, such as the number of compiles */
     ANE_ERROR_STATE,       /* called out of order: not loaded, already locked, ... */
-    ANE_ERROR_SYSTEM,  /* the operating system refused something (BLAS library, threads, files) */
-    ANE_ERROR_EVALUATE /* the evaluation itself failed */
+    ANE_ERROR_SYSTEM,   /* the operating system refused something (BLAS library, threads, files) */
+    ANE_ERROR_EVALUATE, /* the evaluation itself failed */
+    ANE_ERROR_COMPILE,  /* the engine's own compiler refused a program that is well-formed */
+    ANE_ERROR_MISSING   /* the engine is not on this machine, or not as it is known */
 } ane_status;
+
+typedef enum ane_engine {
+    ANE_SOFTWARE = 0, /* the engine in C, on any machine */
+    ANE_HARDWARE = 1  /* the Apple Neural Engine, through the driver library */
+} ane_engine;
+
+/* How the driver has a program evaluated; which is fastest depends on chip and system. */
+typedef enum ane_dispatch {
+    ANE_DISPATCH_QUEUE = 0,   /* through the daemon: works wherever an ANE is */
+    ANE_DISPATCH_DIRECT = 1,  /* _ANEClient's direct evaluation */
+    ANE_DISPATCH_REALTIME = 2 /* _ANEClient's real-time evaluation */
+} ane_dispatch;
 
 typedef enum ane_numerics {
     ANE_FP16 = 0,  /* what is declared fp16 is rounded where it is stored; accumulation in fp32 */
@@ -43,16 +57,22 @@ typedef struct ane_options {
     ane_numerics numerics;
     unsigned hazards;      /* or-ed ane_hazard flags; read when numerics is ANE_HAZARD */
     size_t threads;        /* 0: one per core */
-    size_t compile_limit;  /* 0: none */
+    size_t compile_limit;  /* programs that the context may compile; 0: no limit */
+    size_t load_limit;     /* programs that may be loaded at a time; 0: no limit */
     const char *blas_path; /* shared library with cblas_sgemm; NULL: the built-in reference */
     bool reference;        /* the slow evaluator that defines each op, for comparison */
     size_t cache_limit; /* bytes of fp32 copies of fp16 inputs that stay unchanged; 0: no limit */
+    ane_engine engine;
+    ane_dispatch dispatch;   /* of ANE_HARDWARE */
+    const char *driver_path; /* shared library that drives the hardware; NULL: linked in */
 } ane_options;
 
 typedef struct ane_error_info {
     ane_status status;
     size_t line; /* of the MIL text, from 1; 0 where there is none */
     size_t column;
+    int64_t code; /* of the system's error; 0 where there is none */
+    char domain[64];
     char text[480];
 } ane_error_info;
 
@@ -63,6 +83,13 @@ typedef struct ane_weight_file {
     const void *data;
     size_t size;
 } ane_weight_file;
+
+/* How a program is compiled. */
+typedef struct ane_compile_options {
+    ane_engine engine;  /* ANE_SOFTWARE runs it in software on any context's surfaces */
+    ane_program *donor; /* of equal text: its compiled form is used with the new weight files, and
+                           nothing is compiled; NULL: none */
+} ane_compile_options;
 
 typedef struct ane_port {
     const char *name;  /* lives as long as its program */
@@ -81,7 +108,7 @@ typedef struct ane_counts {
 /* --- engine
  * ------------------------------------------------------------------------------------------ */
 
-/* Opens the software engine. On failure *context is NULL and *error says why. */
+/* Opens an engine. On failure *context is NULL and *error says why. */
 ane_status ane_context_open(const ane_options *options, ane_context **context,
                             ane_error_info *error);
 /* Surfaces, programs and requests that are still there keep the context until they are freed. */
@@ -93,6 +120,13 @@ size_t ane_context_threads(const ane_context *context);
 /* "OpenBLAS 0.3.29 SkylakeX", "Accelerate", "reference": which matrix kernels run. Lives with the
  * context. */
 const char *ane_context_blas(const ane_context *context);
+
+/* What can be told of the options' engine without opening it: a JSON object, malloc'ed, freed by
+ * ane_text_free. Of the hardware: framework, classes, methods with the expected and the found type
+ * encoding, device facts. ANE_ERROR_MISSING where there is no driver. */
+ane_status ane_engine_describe(const ane_options *options, char **json, ane_error_info *error);
+/* "software" or "hardware". */
+const char *ane_context_engine(const ane_context *context);
 
 /* A zero-filled surface of `channels` rows of `width` elements of `element_size` bytes (2: fp16, 4:
  * fp32 or int32). The row stride is a multiple of 64 bytes. */
@@ -121,11 +155,11 @@ ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, siz
 ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_surface *source,
                             size_t source_row, size_t source_column, size_t rows, size_t columns);
 
-/* Lexes, parses, checks and plans `length` bytes of MIL text. The text and the files may be freed
- * afterwards. */
+/* Lexes, parses and checks `length` bytes of MIL text, and has the engine compile it. The text and
+ * the files may be freed afterwards. `options` NULL: on the context's engine, without a donor. */
 ane_status ane_program_compile(ane_context *context, const char *text, size_t length,
                                const ane_weight_file *files, size_t file_count,
-                               ane_program **program);
+                               const ane_compile_options *options, ane_program **program);
 ane_status ane_program_load(ane_program *program);
 ane_status ane_program_unload(ane_program *program);
 /* Requests keep the program until they are freed. */
@@ -134,7 +168,8 @@ size_t ane_program_inputs(const ane_program *program);
 size_t ane_program_outputs(const ane_program *program);
 ane_status ane_program_input(const ane_program *program, size_t index, ane_port *port);
 ane_status ane_program_output(const ane_program *program, size_t index, ane_port *port);
-/* Bytes of constants and of scratch memory, and floating-point operations of one evaluation. */
+/* Bytes of constants and of scratch memory, and floating-point operations of one evaluation;
+ * scratch and operations are 0 where the engine does not tell. */
 ane_status ane_program_cost(const ane_program *program, size_t *constant_bytes,
                             size_t *scratch_bytes, double *flops);
 /* The text as the parser understood it, printed in canonical form: malloc'ed, freed by

@@ -33,5 +33,5 @@ def test_the_engine_survives_programs_and_misuse_under_sanitizers(
     kind: str, tmp_path: Path
 ) -> None:
     flags = ["-D_GNU_SOURCE", *SANITIZERS[kind]]
-    driver = compile_c(tmp_path / "driver", "engine_driver.c", core("base", "cpu"), flags)
+    driver = compile_c(tmp_path / "driver", "engine_driver.c", core("base", "cpu", "engine"), flags)
     assert run_driver(driver, *program_files(tmp_path)) == ""

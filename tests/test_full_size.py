@@ -7,7 +7,7 @@ import pytest
 import torch
 from peers import peer_of, reference_of, relative_error
 
-from ane_train.engine import open_engine
+from ane_train.engine import EngineOptions, open_engine
 from ane_train.model.spec import load_model
 from ane_train.train.step import TrainingStep
 
@@ -17,7 +17,7 @@ def test_every_gradient_of_stories110m_is_that_of_transformers(
     numerics: str, tolerance: float
 ) -> None:
     spec = load_model("stories110m")
-    step = TrainingStep(spec, open_engine("cpu", numerics=numerics), spec.sequence)
+    step = TrainingStep(spec, open_engine(EngineOptions("cpu", numerics)), spec.sequence)
     step.initialize(seed=1)
     tokens = np.random.default_rng(0).integers(0, spec.vocabulary, (1, spec.sequence + 1))
     inputs, targets = (part.astype(np.int32) for part in (tokens[:, :-1], tokens[:, 1:]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from peers import peer_of, reference_of, relative_error
 
-from ane_train.engine import open_engine
+from ane_train.engine import EngineOptions, open_engine
 from ane_train.model.spec import ModelSpec
 from ane_train.train.step import TrainingStep
 
@@ -73,7 +73,7 @@ def spec_of(name: str) -> tuple[ModelSpec, int]:
 
 def random_step(spec: ModelSpec, numerics: str) -> TrainingStep:
     """A step whose gains are random too, so that no gradient is symmetric by accident."""
-    step = TrainingStep(spec, open_engine("cpu", numerics=numerics), spec.sequence)
+    step = TrainingStep(spec, open_engine(EngineOptions("cpu", numerics)), spec.sequence)
     step.initialize(seed=11)
     generator = np.random.default_rng(12)
     for parameter in step.table:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from ane_train import mil
-from ane_train.engine import open_engine
+from ane_train.engine import EngineOptions, open_engine
 from ane_train.errors import EngineError
 
 
 def evaluated(numerics: str, chip: str | None, build, value: float) -> float:
     """What a program of one [1, 64, 1, 128] input makes of `value` in its last column."""
-    engine = open_engine("cpu", numerics=numerics, chip=chip)
+    engine = open_engine(EngineOptions("cpu", numerics, chip))
     b = mil.Builder()
     x = b.input("x", (1, 64, 1, 128))
     program = engine.compile(b.build([build(b, x)]))

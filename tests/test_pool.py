@@ -34,7 +34,7 @@ def test_arithmetic_stays_inside_its_arrays_and_has_no_races(
     tmp_path: Path, sanitizer: str
 ) -> None:
     flags = [sanitizer, "-fno-sanitize-recover=all", "-O1"]
-    sources = core("base", "train")
+    sources = core("base", "cpu", "engine", "train")
     program = compile_c(tmp_path / "arithmetic", "arithmetic_driver.c", sources, flags)
     assert run_driver(program) == "ok\n"
 

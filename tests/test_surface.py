@@ -5,13 +5,21 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from compiled import compile_c
 from engine_cases import Op, literal, program_text, run
 
 from ane_train.errors import EngineError
-from ane_train.native.engine import Context, Program, Surface
+from ane_train.native.engine import (
+    Context,
+    ContextOptions,
+    Program,
+    Surface,
+    describe_engine,
+)
 from ane_train.native.library import NativeError
 
 ROWS, WIDTH = 8, 96
@@ -169,7 +177,7 @@ def surface_unlock(surface: Surface) -> int:
 X_COLUMNS, W_COLUMNS = 32, 64
 
 
-def packed_program(context: Context) -> Program:
+def packed_text() -> str:
     """out [64, 32] = w^T x of the blocks x [8, 32] and w [8, 64] of one input."""
     x, w = (1, ROWS, 1, X_COLUMNS), (1, ROWS, 1, W_COLUMNS)
     matrix = (1, 1, ROWS)
@@ -186,7 +194,11 @@ def packed_program(context: Context) -> Program:
         reshape("y", "out", (1, W_COLUMNS, 1, X_COLUMNS)),
     ]
     inputs = {"packed": np.zeros((1, ROWS, 1, WIDTH), np.float16)}
-    return context.compile(program_text(inputs, ops, ["out"]))
+    return program_text(inputs, ops, ["out"])
+
+
+def packed_program(context: Context) -> Program:
+    return context.compile(packed_text())
 
 
 def slice_at(begin: int, columns: int) -> dict[str, str]:
@@ -357,6 +369,51 @@ def test_the_compile_limit_counts_programs_ever_compiled() -> None:
         assert context.counts().compiled == 2
 
 
+def test_the_load_limit_counts_programs_that_are_loaded_now() -> None:
+    with Context(load_limit=1) as context:
+        first = packed_program(context)
+        with pytest.raises(NativeError, match="limit of 1 loaded") as caught:
+            packed_program(context)
+        assert caught.value.status == "limit"
+        first.unload()
+        second = packed_program(context)
+        with pytest.raises(NativeError, match="limit of 1 loaded"):
+            first.load()
+        second.close()
+        first.load()
+        assert context.counts().loaded == 1
+
+
+def test_a_program_made_from_a_donor_is_not_compiled() -> None:
+    with Context(compile_limit=1) as context, Context() as other:
+        donor = packed_program(context)
+        for _ in range(3):
+            donor = context.compile(packed_text(), donor=donor)
+        assert context.counts().compiled == 1
+        with pytest.raises(NativeError, match="another engine"):
+            other.compile(packed_text(), donor=donor)
+
+
+def test_the_software_engine_describes_itself_and_compiles_for_nothing_else() -> None:
+    assert describe_engine(ContextOptions())["engine"] == "software"
+    with Context() as context:
+        assert context.compile(packed_text(), engine="software").inputs
+        with pytest.raises(NativeError, match="cannot compile for the hardware"):
+            context.compile(packed_text(), engine="hardware")
+
+
+def test_hardware_without_a_driver_is_missing(tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow.so"
+    compile_c(hollow, "hollow.c", [], ["-shared", "-fPIC"])
+    for driver, text in ((tmp_path / "none.so", "cannot open"), (hollow, "has no driver")):
+        options = ContextOptions(engine="hardware", driver=str(driver))
+        with pytest.raises(NativeError, match=text) as caught:
+            describe_engine(options)
+        assert caught.value.status == "missing"
+        with pytest.raises(NativeError, match=text):
+            Context(engine="hardware", driver=str(driver))
+
+
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(1000, 77, 129), (768, 400, 500)])
 def test_results_do_not_depend_on_the_number_of_threads(
     rows: int, depth: int, columns: int
@@ -395,7 +452,8 @@ def test_a_request_keeps_what_it_needs(context: Context) -> None:
     packed, out = surfaces(context)
     packed.write(np.ones((ROWS, WIDTH), np.float32))
     request = program.request([packed], [out])
-    result = out.array
+    with out.locked(read_only=True) as result:
+        pass
     program.close()
     packed.close()
     out.close()

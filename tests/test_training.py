@@ -17,7 +17,7 @@ from peers import peer_of, relative_error
 from runs import TINY, ane_train, arrays, command, environment, losses, metrics, trained
 from transformers import get_cosine_schedule_with_warmup
 
-from ane_train.engine import open_engine
+from ane_train.engine import EngineOptions, open_engine
 from ane_train.model.arena import Arena, initialize
 from ane_train.model.parameters import parameters
 from ane_train.model.spec import load_model
@@ -27,7 +27,7 @@ from ane_train.train.step import AdamW, TrainingStep
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_five_steps_give_the_weights_of_transformers_and_torch_adamw(qk_norm: bool) -> None:
     spec = replace(load_model("tiny"), vocabulary=211, sequence=24, qk_norm=qk_norm)
-    step = TrainingStep(spec, open_engine("cpu", numerics="fp32"), spec.sequence)
+    step = TrainingStep(spec, open_engine(EngineOptions("cpu", "fp32")), spec.sequence)
     step.initialize(seed=2)
     peer = peer_of(spec, step.table, step.weights)
     named = dict(peer.named_parameters())

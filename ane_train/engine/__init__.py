@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ane_train.engine.open import USUAL_CHIP, Engine, open_engine
+from ane_train.engine.open import USUAL_CHIP, Engine, EngineOptions, open_engine
 
-__all__ = ["USUAL_CHIP", "Engine", "open_engine"]
+__all__ = ["USUAL_CHIP", "Engine", "EngineOptions", "open_engine"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ane_train import mil
 from ane_train.errors import EngineError
 from ane_train.native.engine import Context, Program
+from ane_train.native.library import find_driver
 
 USUAL_CHIP = "m4"
 
@@ -39,18 +40,55 @@ class Engine:
         self.context.close()
 
 
-def open_engine(
-    kind: str = "auto", *, numerics: str = "fp16", chip: str | None = None, threads: int = 0
-) -> Engine:
-    """Opens "cpu", "ane", or with "auto" the best engine here. EngineError if there is none."""
-    if kind == "ane":
-        raise EngineError(
-            "the ANE engine is not part of this version yet; "
-            "use --engine cpu, which runs the same programs"
-        )
-    reason = "asked for" if kind == "cpu" else "this version has no ANE engine yet"
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which engine to open ("auto", "ane" or "cpu") and how; the defaults are a run's.
+
+    `driver` and `dispatch` are those of the ANE: another library than the package's own, and the
+    way to evaluate. Limits of 0 are none.
+    """
+
+    kind: str = "auto"
+    numerics: str = "fp16"
+    chip: str | None = None
+    threads: int = 0
+    compile_limit: int = 0
+    load_limit: int = 0
+    driver: str | None = None
+    dispatch: str = "queue"
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """Opens the engine that is asked for. EngineError if it is not there."""
+    if options.kind == "ane":
+        return _open_hardware(options)
+    reason = "asked for" if options.kind == "cpu" else "the default of this version"
+    chip, numerics = options.chip, options.numerics
     if numerics == "hazard":
         chip = chip or USUAL_CHIP
-    hazards = mil.hazards(chip) if numerics == "hazard" and chip is not None else 0
-    context = Context(numerics=numerics, hazards=hazards, threads=threads)
+    context = Context(
+        numerics=numerics,
+        hazards=mil.hazards(chip) if numerics == "hazard" and chip is not None else 0,
+        threads=options.threads,
+        compile_limit=options.compile_limit,
+        load_limit=options.load_limit,
+    )
     return Engine("cpu", reason, numerics, chip, context)
+
+
+def _open_hardware(options: EngineOptions) -> Engine:
+    driver = options.driver or find_driver()
+    if driver is None:
+        raise EngineError(
+            "the library that drives the ANE is built on a Mac only, and is not in this "
+            "installation; use --engine cpu, which runs the same programs"
+        )
+    context = Context(
+        threads=options.threads,
+        compile_limit=options.compile_limit,
+        load_limit=options.load_limit,
+        engine="hardware",
+        driver=driver,
+        dispatch=options.dispatch,
+    )
+    return Engine("ane", "asked for", "fp16", options.chip, context)

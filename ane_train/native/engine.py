@@ -6,6 +6,7 @@ request, a program or a NumPy view still needs stays until those are gone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from ane_train.errors import EngineError
-from ane_train.native.library import check, ffi, find_blas, lib, raise_error
+from ane_train.native.library import check, ffi, find_blas, find_driver, lib, raise_error
 
 Array = np.ndarray[Any, Any]
 
+ENGINES = {"software": lib.ANE_SOFTWARE, "hardware": lib.ANE_HARDWARE}
+DISPATCHES = {
+    "queue": lib.ANE_DISPATCH_QUEUE,
+    "direct": lib.ANE_DISPATCH_DIRECT,
+    "realtime": lib.ANE_DISPATCH_REALTIME,
+}
 NUMERICS = {"fp16": lib.ANE_FP16, "fp32": lib.ANE_FP32, "hazard": lib.ANE_HAZARD}
 
 
@@ -71,46 +78,92 @@ class Port:
     shape: tuple[int, ...]
 
 
-class Context:
-    """An open software engine: threads, BLAS, numerics, limits.
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """How an engine is opened.
 
-    `threads` 0 is one per core; `compile_limit` and `cache_limit` (bytes of fp32 copies of
-    weights) 0 are none; `blas` is a path, "auto", or None for the built-in loops; `reference`
-    takes the slow evaluator that defines the ops.
+    `threads` 0 is one per core; the limits (programs compiled in all, programs loaded at a time,
+    bytes of fp32 copies of weights) 0 are none; `blas` is a path, "auto", or None for the built-in
+    loops; `reference` takes the slow evaluator that defines the ops. `engine` is "software" or
+    "hardware", driven by the library `driver` ("auto": the one built with this package) on the
+    path `dispatch`.
     """
 
-    def __init__(
-        self,
-        numerics: str = "fp16",
-        hazards: int = 0,
-        threads: int = 0,
-        compile_limit: int = 0,
-        blas: str | None = "auto",
-        *,
-        reference: bool = False,
-        cache_limit: int = 0,
-    ) -> None:
-        if numerics not in NUMERICS:
-            raise EngineError(f"numerics '{numerics}' are not known; use {', '.join(NUMERICS)}")
-        path = find_blas() if blas == "auto" else blas
-        kept = ffi.NULL if path is None else ffi.new("char[]", path.encode())
+    numerics: str = "fp16"
+    hazards: int = 0
+    threads: int = 0
+    compile_limit: int = 0
+    load_limit: int = 0
+    blas: str | None = "auto"
+    reference: bool = False
+    cache_limit: int = 0
+    engine: str = "software"
+    dispatch: str = "queue"
+    driver: str | None = "auto"
+
+    def to_native(self) -> tuple[Any, list[Any]]:
+        """An ane_options, and what must live as long as it. EngineError for an unknown name."""
+        blas = find_blas() if self.blas == "auto" else self.blas
+        driver = find_driver() if self.driver == "auto" else self.driver
+        kept = [ffi.NULL if path is None else _text(path) for path in (blas, driver)]
         options = ffi.new(
             "ane_options *",
             {
-                "numerics": NUMERICS[numerics],
-                "hazards": hazards,
-                "threads": threads,
-                "compile_limit": compile_limit,
-                "blas_path": kept,
-                "reference": reference,
-                "cache_limit": cache_limit,
+                "numerics": _named("numerics", self.numerics, NUMERICS),
+                "hazards": self.hazards,
+                "threads": self.threads,
+                "compile_limit": self.compile_limit,
+                "load_limit": self.load_limit,
+                "blas_path": kept[0],
+                "reference": self.reference,
+                "cache_limit": self.cache_limit,
+                "engine": _named("engine", self.engine, ENGINES),
+                "dispatch": _named("dispatch", self.dispatch, DISPATCHES),
+                "driver_path": kept[1],
             },
         )
+        return options, kept
+
+
+def _text(path: str) -> Any:
+    return ffi.new("char[]", path.encode())
+
+
+def _named(setting: str, name: str, values: Mapping[str, int]) -> int:
+    if name not in values:
+        raise EngineError(f"{setting} '{name}' is not known; use {', '.join(values)}")
+    return values[name]
+
+
+def describe_engine(options: ContextOptions) -> dict[str, Any]:
+    """What can be told of an engine without opening it; NativeError "missing" if it is not there.
+
+    Of the hardware: framework, classes, methods with type encodings, facts of the device.
+    """
+    native, _kept = options.to_native()
+    described, error = ffi.new("char **"), ffi.new("ane_error_info *")
+    if lib.ane_engine_describe(native, described, error) != lib.ANE_OK:
+        raise_error(error)
+    try:
+        text: bytes = ffi.string(described[0])
+    finally:
+        lib.ane_text_free(described[0])
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+class Context:
+    """An open engine; the arguments are those of ContextOptions."""
+
+    def __init__(self, numerics: str = "fp16", hazards: int = 0, **others: Any) -> None:
+        options = ContextOptions(numerics, hazards, **others)
+        native, _kept = options.to_native()
         opened, error = ffi.new("ane_context **"), ffi.new("ane_error_info *")
-        if lib.ane_context_open(options, opened, error) != lib.ANE_OK:
+        if lib.ane_context_open(native, opened, error) != lib.ANE_OK:
             raise_error(error)
         self._handle = _Handle("engine", opened[0], lib.ane_context_free)
-        self.numerics = numerics
+        self.options = options
+        self.numerics = options.numerics
         self.threads: int = lib.ane_context_threads(self._pointer)
         self.blas_name: str = ffi.string(lib.ane_context_blas(self._pointer)).decode()
 
@@ -131,17 +184,31 @@ class Context:
         check(self._pointer, status)
         return Surface(self, made[0], channels, width, element_size)
 
-    def compile(self, text: str, files: Mapping[str, bytes] | None = None) -> Program:
-        """Compiles and loads MIL text with its weight files. EngineError with line and column."""
+    def compile(
+        self,
+        text: str,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        donor: Program | None = None,
+        engine: str | None = None,
+    ) -> Program:
+        """Compiles and loads MIL text with its weight files. NativeError with line and column.
+
+        With a `donor`, a program of equal text, its compiled form is used and nothing is compiled.
+        `engine` "software" runs this program in software, on this engine's surfaces.
+        """
         encoded = text.encode()
         paths = [ffi.new("char[]", path.encode()) for path in files or {}]
         contents = [ffi.from_buffer(data) for data in (files or {}).values()]
         table = ffi.new("ane_weight_file[]", len(paths))
         for entry, path, data in zip(table, paths, contents, strict=True):
             entry.path, entry.data, entry.size = path, data, len(data)
+        options = ffi.new("ane_compile_options *")
+        options.engine = _named("engine", engine or self.options.engine, ENGINES)
+        options.donor = ffi.NULL if donor is None else donor._pointer
         made = ffi.new("ane_program **")
         status = lib.ane_program_compile(
-            self._pointer, encoded, len(encoded), table, len(paths), made
+            self._pointer, encoded, len(encoded), table, len(paths), options, made
         )
         check(self._pointer, status)
         program = Program(self, made[0])
@@ -220,11 +287,12 @@ class Surface:
 
     @property
     def array(self) -> Array:
-        """A view [C, W] that cannot be written (use `write` or `locked`).
+        """A copy [C, W] of the elements as they are now, float16 or float32.
 
-        float16 or float32; .view(np.int32) shows integers.
+        .view(np.int32) shows integers; `locked` lends the memory itself.
         """
-        return np.asarray(_Memory(self, True))
+        with self.locked(read_only=True) as memory:
+            return memory.copy()
 
     def write(
         self,

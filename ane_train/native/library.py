@@ -12,15 +12,17 @@ from ane_train._native import ffi, lib
 from ane_train.errors import EngineError
 
 ACCELERATE = "/System/Library/Frameworks/Accelerate.framework/Accelerate"
+DRIVER = "libane_driver.dylib"  # built beside the package's modules on a Mac
 LIBRARY_SUFFIXES = {".so", ".dylib", ".dll"}
 
-__all__ = ["NativeError", "address", "check", "ffi", "find_blas", "lib"]
+__all__ = ["NativeError", "address", "check", "ffi", "find_blas", "find_driver", "lib"]
 
 
 class NativeError(EngineError):
     """What the core refused: `status` as in ane.h ("parse", "limit", ...), and where in the MIL.
 
-    `line` and `column` count from 1; both are 0 where there is none.
+    `line` and `column` count from 1; both are 0 where there is none. `domain` and `code` are those
+    of the system's own error; "" and 0 where there is none.
     """
 
     def __init__(self, text: str, status: str, line: int = 0, column: int = 0) -> None:
@@ -29,6 +31,8 @@ class NativeError(EngineError):
         self.status = status
         self.line = line
         self.column = column
+        self.domain = ""
+        self.code = 0
 
 
 def status_name(status: int) -> str:
@@ -40,7 +44,10 @@ def status_name(status: int) -> str:
 def raise_error(info: Any) -> None:
     """Raises what an ane_error_info says."""
     text = ffi.string(info.text).decode("utf-8", "replace")
-    raise NativeError(text, status_name(int(info.status)), info.line, info.column)
+    error = NativeError(text, status_name(int(info.status)), info.line, info.column)
+    error.domain = ffi.string(info.domain).decode("utf-8", "replace")
+    error.code = int(info.code)
+    raise error
 
 
 def check(context: Any, status: int) -> None:
@@ -76,3 +83,9 @@ def find_blas() -> str | None:
             if LIBRARY_SUFFIXES.intersection(path.suffixes):
                 return str(path)
     return None
+
+
+def find_driver() -> str | None:
+    """The library that drives the Apple Neural Engine, or None where it was not built."""
+    path = Path(__file__).resolve().parent.parent / DRIVER
+    return str(path) if path.exists() else None

@@ -12,7 +12,7 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
-from ane_train.engine import USUAL_CHIP, Engine, open_engine
+from ane_train.engine import USUAL_CHIP, Engine, EngineOptions, open_engine
 from ane_train.errors import CheckpointError, MemoryLimitError
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
@@ -68,7 +68,13 @@ def _claim(
 
 def _located(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from any folder."""
-    names = ["data", "tokenizer", "cache", *(["model"] if config.model.endswith(".toml") else [])]
+    names = [
+        "data",
+        "tokenizer",
+        "cache",
+        "driver",
+        *(["model"] if config.model.endswith(".toml") else []),
+    ]
     paths = {name: getattr(config, name) for name in names}
     return replace(config, **{name: os.path.abspath(path) for name, path in paths.items() if path})
 
@@ -151,7 +157,13 @@ def check_memory(config: RunConfig, spec: ModelSpec) -> int:
 
 def _engine(config: RunConfig) -> Engine:
     return open_engine(
-        config.engine, numerics=config.numerics, chip=config.chip, threads=config.threads
+        EngineOptions(
+            kind=config.engine,
+            numerics=config.numerics,
+            chip=config.chip,
+            threads=config.threads,
+            driver=config.driver,
+        )
     )
 
 

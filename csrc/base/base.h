@@ -92,10 +92,12 @@ void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size
                             float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
                             size_t ldc);
 
-/* --- context.c --------------------------------------------------------------------------- */
+/* --- ../engine/context.c ------------------------------------------------------------------ */
 
 struct ane_context {
-    ane_options options; /* blas_path is not kept */
+    ane_options options;             /* the paths are not kept */
+    const struct ane_driver *driver; /* of options.engine; see ../engine/driver.h */
+    void *engine;                    /* the driver's own */
     ane_pool *pool;
     ane_blas *blas;
     pthread_mutex_t lock; /* guards error, counts, holders and cache_bytes */
@@ -103,7 +105,7 @@ struct ane_context {
     ane_counts counts;
     size_t holders;             /* the caller who opened it, surfaces, programs and requests */
     size_t cache_bytes;         /* fp32 copies that requests keep; see ane_options.cache_limit */
-    pthread_mutex_t evaluation; /* held while scratch is in use */
+    pthread_mutex_t evaluation; /* held by the one evaluation that runs */
     void *scratch; /* evaluation memory shared by all programs, grown by the engine, freed with the
                       context */
     size_t scratch_size;

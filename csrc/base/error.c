@@ -10,9 +10,7 @@
 static void write_error(ane_error_info *error, ane_status status, const char *format,
                         va_list arguments) {
     if (!error) return;
-    error->status = status;
-    error->line = 0;
-    error->column = 0;
+    *error = (ane_error_info){.status = status};
     vsnprintf(error->text, sizeof error->text, format, arguments);
 }
 

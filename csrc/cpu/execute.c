@@ -3,9 +3,9 @@
  * request. */
 #include <string.h>
 
+#include "../engine/surface.h"
 #include "kernels.h"
 #include "reference.h"
-#include "surface.h"
 
 typedef struct execution {
     const mil_plan *plan;
@@ -19,9 +19,9 @@ static void *storage_address(const execution *run, const mil_storage *storage) {
     case MIL_STORAGE_CONSTANT:
         return (void *)(uintptr_t)storage->constant;
     case MIL_STORAGE_INPUT:
-        return run->binding->inputs[storage->index]->base;
+        return run->binding->inputs[storage->index]->memory.base;
     case MIL_STORAGE_OUTPUT:
-        return run->binding->outputs[storage->index]->base;
+        return run->binding->outputs[storage->index]->memory.base;
     default:
         return (char *)run->context->scratch + storage->offset;
     }
@@ -82,7 +82,7 @@ static void run_load(const execution *run, size_t index) {
     if (cache->floats) *base = cache->floats;
     cache->seen = version;
     if (cache->floats && cache->cached == version) return;
-    mil_widen_run(run->context->pool, &block->source, surface->base, *base);
+    mil_widen_run(run->context->pool, &block->source, surface->memory.base, *base);
     if (cache->floats) cache->cached = version;
 }
 
@@ -163,25 +163,25 @@ ane_status mil_execute(const mil_plan *plan, ane_context *context, const mil_bin
 
 /* --- the reference evaluator --- */
 
-static void *surface_row(const ane_surface *surface, size_t row) {
+static void *row_of(const ane_memory *surface, size_t row) {
     return (char *)surface->base + row * surface->row_stride;
 }
 
-static void read_port(const ane_surface *surface, mil_cell *to) {
+static void read_port(const ane_memory *surface, mil_cell *to) {
     for (size_t row = 0; row < surface->channels; row++, to += surface->width) {
         if (surface->element_size == 2)
-            ane_floats_from_halves(surface->width, surface_row(surface, row), &to->f);
+            ane_floats_from_halves(surface->width, row_of(surface, row), &to->f);
         else
-            memcpy(to, surface_row(surface, row), surface->width * sizeof *to);
+            memcpy(to, row_of(surface, row), surface->width * sizeof *to);
     }
 }
 
-static void write_port(const mil_cell *from, const ane_surface *surface) {
+static void write_port(const mil_cell *from, const ane_memory *surface) {
     for (size_t row = 0; row < surface->channels; row++, from += surface->width) {
         if (surface->element_size == 2)
-            ane_halves_from_floats(surface->width, &from->f, surface_row(surface, row));
+            ane_halves_from_floats(surface->width, &from->f, row_of(surface, row));
         else
-            memcpy(surface_row(surface, row), from, surface->width * sizeof *from);
+            memcpy(row_of(surface, row), from, surface->width * sizeof *from);
     }
 }
 
@@ -195,7 +195,7 @@ ane_status mil_execute_reference(const mil_plan *plan, ane_context *context,
         scratch += mil_plan_reference_bytes(plan, i);
     }
     for (size_t i = 0; i < program->input_count; i++)
-        read_port(binding->inputs[i], binding->data[program->inputs[i]]);
+        read_port(&binding->inputs[i]->memory, binding->data[program->inputs[i]]);
     for (size_t i = 0; i < program->op_count; i++) {
         const mil_op *op = &program->ops[i];
         if (plan->constants[op->outputs[0]]) continue;
@@ -203,6 +203,6 @@ ane_status mil_execute_reference(const mil_plan *plan, ane_context *context,
         if (status != ANE_OK) return status;
     }
     for (size_t i = 0; i < program->output_count; i++)
-        write_port(binding->data[program->outputs[i]], binding->outputs[i]);
+        write_port(binding->data[program->outputs[i]], &binding->outputs[i]->memory);
     return ANE_OK;
 }

@@ -77,7 +77,7 @@ static void fill(ane_surface *surface, size_t channels, size_t width, unsigned s
 static bound bind_program(ane_context *context, const char *text, size_t length, bool narrow) {
     bound made = {0};
     ane_error_info error;
-    ane_status status = ane_program_compile(context, text, length, NULL, 0, &made.program);
+    ane_status status = ane_program_compile(context, text, length, NULL, 0, NULL, &made.program);
     ane_context_error(context, &error);
     if (status != ANE_OK) printf("%zu:%zu: %s\n", error.line, error.column, error.text);
     REQUIRE(status == ANE_OK);
@@ -166,7 +166,7 @@ static void misuse_nothing(void) {
     REQUIRE(ane_surface_write(NULL, 0, 0, 0, 0, NULL, 0, false, 1) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_read(NULL, 0, 0, 0, 0, 1, 0, NULL, 0) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_copy(NULL, 0, 0, NULL, 0, 0, 0, 0) == ANE_ERROR_ARGUMENT);
-    REQUIRE(ane_program_compile(NULL, "", 0, NULL, 0, NULL) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_program_compile(NULL, "", 0, NULL, 0, NULL, NULL) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_load(NULL) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_unload(NULL) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_inputs(NULL) == 0 && ane_program_outputs(NULL) == 0);
@@ -206,9 +206,9 @@ static void misuse_programs(ane_context *context) {
     ane_request *request = NULL;
     ane_surface *in = NULL, *out = NULL;
     ane_port port;
-    REQUIRE(ane_program_compile(context, "x", 1, NULL, 1, &program) == ANE_ERROR_ARGUMENT);
-    REQUIRE(ane_program_compile(context, "x", 1, NULL, 0, &program) == ANE_ERROR_PARSE);
-    REQUIRE(ane_program_compile(context, ADD, sizeof ADD - 1, NULL, 0, &program) == ANE_OK);
+    REQUIRE(ane_program_compile(context, "x", 1, NULL, 1, NULL, &program) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_program_compile(context, "x", 1, NULL, 0, NULL, &program) == ANE_ERROR_PARSE);
+    REQUIRE(ane_program_compile(context, ADD, sizeof ADD - 1, NULL, 0, NULL, &program) == ANE_OK);
     REQUIRE(ane_program_input(program, 1, &port) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_output(program, SIZE_MAX, &port) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_cost(program, NULL, NULL, NULL) == ANE_OK);

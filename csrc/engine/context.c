@@ -1,11 +1,12 @@
-/* context.c: opens and closes an engine's threads and BLAS, and keeps its last error and its
- * counts. Both are read and written under the context's lock, because calls arrive from several
+/* context.c: opens and closes an engine with its threads and its BLAS, and keeps its last error and
+ * its counts. Both are read and written under the context's lock, because calls arrive from several
  * threads. */
 #if defined(__linux__)
 #define _GNU_SOURCE 1
 #endif
-#include "base.h"
+#include "driver.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,10 +35,49 @@ static ane_status check_options(const ane_options *options, ane_error_info *erro
     if (options->hazards & ~(unsigned)ALL_HAZARDS)
         return ane_fail(error, ANE_ERROR_ARGUMENT, "hazard flags %#x are not known",
                         options->hazards);
+    if ((unsigned)options->engine > ANE_HARDWARE ||
+        (unsigned)options->dispatch > ANE_DISPATCH_REALTIME)
+        return ane_fail(error, ANE_ERROR_ARGUMENT, "engine %d with dispatch %d is not known",
+                        (int)options->engine, (int)options->dispatch);
+    if (options->engine == ANE_HARDWARE && options->numerics != ANE_FP16)
+        return ane_fail(error, ANE_ERROR_ARGUMENT, "the hardware computes in fp16");
     if (options->threads > MOST_THREADS)
         return ane_fail(error, ANE_ERROR_ARGUMENT, "%zu threads are too many: at most %d",
                         options->threads, MOST_THREADS);
     return ANE_OK;
+}
+
+/* The library stays open: the classes that it has registered cannot be taken back. */
+static ane_status open_driver(const ane_options *options, const ane_driver **driver,
+                              ane_error_info *error) {
+    *driver = NULL;
+    if (options->engine == ANE_SOFTWARE) {
+        *driver = ane_software_driver();
+        return ANE_OK;
+    }
+    const char *path = options->driver_path;
+    void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) : RTLD_DEFAULT;
+    if (path && !library)
+        return ane_fail(error, ANE_ERROR_MISSING, "cannot open the driver: %s", dlerror());
+    const ane_driver *(*find)(void) =
+        (const ane_driver *(*)(void))dlsym(library, ANE_DRIVER_SYMBOL);
+    *driver = find ? find() : NULL;
+    if (*driver && (*driver)->version == ANE_DRIVER_VERSION) return ANE_OK;
+    return ane_fail(error, ANE_ERROR_MISSING, "%s has no driver of version %d",
+                    path ? path : "this program", ANE_DRIVER_VERSION);
+}
+
+ane_status ane_engine_describe(const ane_options *options, char **json, ane_error_info *error) {
+    if (json) *json = NULL;
+    if (!options || !json)
+        return ane_fail(error, ANE_ERROR_ARGUMENT,
+                        "the options or the place for the description are missing");
+    const ane_driver *driver;
+    ane_error_info own = {0};
+    ane_status status = open_driver(options, &driver, &own);
+    if (status == ANE_OK) status = driver->describe(options, json, &own);
+    if (status != ANE_OK && error) *error = own;
+    return status;
 }
 
 static ane_status start_context(ane_context *context, const char *blas_path,
@@ -47,6 +87,15 @@ static ane_status start_context(ane_context *context, const char *blas_path,
     if (!context->pool)
         return ane_fail(error, ANE_ERROR_SYSTEM, "cannot start %zu threads", threads);
     return ane_blas_open(blas_path, &context->blas, error);
+}
+
+static ane_status start_engine(ane_context *context, const ane_options *options,
+                               ane_error_info *error) {
+    const ane_driver *driver;
+    ane_status status = open_driver(options, &driver, error);
+    if (status == ANE_OK) status = driver->open(context, options, &context->engine, error);
+    if (status == ANE_OK) context->driver = driver;
+    return status;
 }
 
 ane_status ane_context_open(const ane_options *options, ane_context **context,
@@ -63,10 +112,13 @@ ane_status ane_context_open(const ane_options *options, ane_context **context,
     pthread_mutex_init(&opened->evaluation, NULL);
     opened->holders = 1;
     opened->options = *options;
-    opened->options.blas_path = NULL;
+    opened->options.blas_path = opened->options.driver_path = NULL;
     if (options->threads == 0) opened->options.threads = available_cores();
-    status = start_context(opened, options->blas_path, error);
+    ane_error_info own = {0};
+    status = start_context(opened, options->blas_path, &own);
+    if (status == ANE_OK) status = start_engine(opened, options, &own);
     if (status != ANE_OK) {
+        if (error) *error = own;
         ane_context_free(opened);
         return status;
     }
@@ -86,6 +138,7 @@ void ane_context_free(ane_context *context) {
     bool last = --context->holders == 0;
     pthread_mutex_unlock(&context->lock);
     if (!last) return;
+    if (context->driver) context->driver->close(context->engine);
     ane_pool_free(context->pool);
     ane_blas_free(context->blas);
     ane_free(context->scratch);
@@ -127,6 +180,10 @@ void ane_context_counts(ane_context *context, ane_counts *counts) {
     pthread_mutex_lock(&context->lock);
     *counts = context->counts;
     pthread_mutex_unlock(&context->lock);
+}
+
+const char *ane_context_engine(const ane_context *context) {
+    return context ? context->driver->name : NULL;
 }
 
 size_t ane_context_threads(const ane_context *context) {

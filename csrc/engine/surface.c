@@ -4,9 +4,8 @@
 
 #include <string.h>
 
-#include "kernels.h"
+#include "../cpu/kernels.h"
 
-#define ROW_ALIGNMENT 64
 #define GRAIN 32768 /* elements of a task */
 #define TILE 32
 
@@ -19,14 +18,6 @@ static void count_surface(ane_context *context, size_t bytes, bool alive) {
     pthread_mutex_unlock(&context->lock);
 }
 
-static bool row_stride_of(size_t width, size_t element_size, size_t *stride) {
-    size_t bytes;
-    if (!ane_size_mul(width, element_size, &bytes)) return false;
-    if (!ane_size_add(bytes, ROW_ALIGNMENT - 1, &bytes)) return false;
-    *stride = bytes / ROW_ALIGNMENT * ROW_ALIGNMENT;
-    return true;
-}
-
 ane_status ane_surface_create(ane_context *context, size_t channels, size_t width,
                               size_t element_size, ane_surface **surface) {
     if (surface) *surface = NULL;
@@ -34,28 +25,26 @@ ane_status ane_surface_create(ane_context *context, size_t channels, size_t widt
         return ane_context_fail(context, ANE_ERROR_ARGUMENT,
                                 "the context or the place for the surface is missing");
     bool sized = element_size == 2 || element_size == 4;
-    size_t stride, bytes;
     if (channels == 0 || width == 0 || !sized)
         return ane_context_fail(context, ANE_ERROR_ARGUMENT,
                                 "a surface of %zu x %zu elements of %zu bytes makes no sense",
                                 channels, width, element_size);
-    ane_surface *created = NULL;
-    if (row_stride_of(width, element_size, &stride) && ane_size_mul(stride, channels, &bytes))
-        created = ane_alloc(1, sizeof *created);
-    if (created) created->base = ane_alloc(channels, stride);
-    if (!created || !created->base) {
-        ane_free(created);
+    ane_surface *created = ane_alloc(1, sizeof *created);
+    if (!created)
         return ane_context_fail(context, ANE_ERROR_MEMORY, "no memory for a surface of %zu x %zu",
                                 channels, width);
+    created->memory =
+        (ane_memory){.channels = channels, .width = width, .element_size = element_size};
+    ane_error_info error = {0};
+    ane_status status = context->driver->surface_create(context->engine, &created->memory, &error);
+    if (status != ANE_OK) {
+        ane_free(created);
+        return ane_context_keep(context, &error);
     }
     created->context = context;
-    created->channels = channels;
-    created->width = width;
-    created->element_size = element_size;
-    created->row_stride = stride;
     atomic_init(&created->holders, 1);
     surface_changed(created, 0, 0, channels, width);
-    count_surface(context, bytes, true);
+    count_surface(context, created->memory.size, true);
     ane_context_hold(context);
     *surface = created;
     return ANE_OK;
@@ -68,22 +57,22 @@ void surface_hold(ane_surface *surface) {
 void ane_surface_free(ane_surface *surface) {
     if (!surface || atomic_fetch_sub(&surface->holders, 1) != 1) return;
     ane_context *context = surface->context;
-    count_surface(context, ane_surface_size(surface), false);
-    ane_free(surface->base);
+    count_surface(context, surface->memory.size, false);
+    context->driver->surface_free(context->engine, &surface->memory);
     ane_free(surface);
     ane_context_free(context);
 }
 
 void *ane_surface_base(ane_surface *surface) {
-    return surface ? surface->base : NULL;
+    return surface ? surface->memory.base : NULL;
 }
 
 size_t ane_surface_size(const ane_surface *surface) {
-    return surface ? surface->channels * surface->row_stride : 0;
+    return surface ? surface->memory.size : 0;
 }
 
 size_t ane_surface_row_stride(const ane_surface *surface) {
-    return surface ? surface->row_stride : 0;
+    return surface ? surface->memory.row_stride : 0;
 }
 
 /* --- versions --- */
@@ -136,10 +125,25 @@ uint64_t surface_version(const ane_surface *surface, size_t row, size_t column, 
 
 /* --- locks --- */
 
+ane_status surface_begin(ane_surface *surface, bool read_only) {
+    ane_error_info error = {0};
+    ane_status status = surface->context->driver->surface_lock(&surface->memory, read_only, &error);
+    return status == ANE_OK ? status : ane_context_keep(surface->context, &error);
+}
+
+ane_status surface_end(ane_surface *surface, bool read_only) {
+    ane_error_info error = {0};
+    ane_status status =
+        surface->context->driver->surface_unlock(&surface->memory, read_only, &error);
+    return status == ANE_OK ? status : ane_context_keep(surface->context, &error);
+}
+
 ane_status ane_surface_lock(ane_surface *surface, bool read_only) {
     if (!surface) return ANE_ERROR_ARGUMENT;
     if (surface->locked)
         return ane_context_fail(surface->context, ANE_ERROR_STATE, "the surface is locked already");
+    ane_status status = surface_begin(surface, read_only);
+    if (status != ANE_OK) return status;
     surface->locked = true;
     surface->locked_to_read = read_only;
     return ANE_OK;
@@ -150,8 +154,9 @@ ane_status ane_surface_unlock(ane_surface *surface) {
     if (!surface->locked)
         return ane_context_fail(surface->context, ANE_ERROR_STATE, "the surface is not locked");
     surface->locked = false;
-    if (!surface->locked_to_read) surface_changed(surface, 0, 0, surface->channels, surface->width);
-    return ANE_OK;
+    if (!surface->locked_to_read)
+        surface_changed(surface, 0, 0, surface->memory.channels, surface->memory.width);
+    return surface_end(surface, surface->locked_to_read);
 }
 
 /* --- blocks --- */
@@ -173,11 +178,13 @@ static bool reaches(size_t begin, size_t count, size_t limit) {
 
 static ane_status check_block(ane_surface *surface, size_t row, size_t column, size_t rows,
                               size_t columns) {
-    if (reaches(row, rows, surface->channels) && reaches(column, columns, surface->width))
+    if (reaches(row, rows, surface->memory.channels) &&
+        reaches(column, columns, surface->memory.width))
         return ANE_OK;
     return ane_context_fail(surface->context, ANE_ERROR_ARGUMENT,
                             "a block of %zu x %zu at (%zu, %zu) leaves the surface of %zu x %zu",
-                            rows, columns, row, column, surface->channels, surface->width);
+                            rows, columns, row, column, surface->memory.channels,
+                            surface->memory.width);
 }
 
 static ane_status check_memory(const staging *job, const void *memory, size_t row_length) {
@@ -190,9 +197,9 @@ static ane_status check_memory(const staging *job, const void *memory, size_t ro
 }
 
 static void *element(const staging *job, size_t row, size_t column) {
-    const ane_surface *surface = job->surface;
-    return (char *)surface->base + (job->row + row) * surface->row_stride +
-           (job->column + column) * surface->element_size;
+    const ane_memory *memory = &job->surface->memory;
+    return (char *)memory->base + (job->row + row) * memory->row_stride +
+           (job->column + column) * memory->element_size;
 }
 
 ANE_CLONES
@@ -203,7 +210,7 @@ static void scale_floats(size_t n, float scale, const float *from, float *to) {
 /* n floats become elements of the surface, scaled. */
 static void put(const staging *job, size_t n, const float *from, void *to) {
     float scaled[TILE * TILE];
-    bool narrow = job->surface->element_size == 2;
+    bool narrow = job->surface->memory.element_size == 2;
     for (size_t i = 0; i < n; i += TILE * TILE) {
         size_t count = n - i < TILE * TILE ? n - i : TILE * TILE;
         const float *source = from + i;
@@ -254,6 +261,8 @@ ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, si
     if (status != ANE_OK) return status;
     status = check_memory(&job, source, transposed ? rows : columns);
     if (status != ANE_OK || rows == 0 || columns == 0) return status;
+    status = surface_begin(surface, false);
+    if (status != ANE_OK) return status;
     job.tiles_across = (columns + TILE - 1) / TILE;
     size_t tiles = (rows + TILE - 1) / TILE * job.tiles_across;
     if (transposed)
@@ -261,7 +270,7 @@ ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, si
     else
         mil_parallel(surface->context->pool, rows, GRAIN / columns, write_rows, &job);
     surface_changed(surface, row, column, rows, columns);
-    return ANE_OK;
+    return surface_end(surface, false);
 }
 
 ANE_CLONES
@@ -274,7 +283,7 @@ static void add_floats(size_t n, float alpha, const float *from, float beta, flo
 
 static void read_rows(void *argument, size_t begin, size_t end) {
     const staging *job = argument;
-    bool narrow = job->surface->element_size == 2;
+    bool narrow = job->surface->memory.element_size == 2;
     float widened[TILE * TILE];
     for (size_t row = begin; row < end; row++) {
         for (size_t i = 0; i < job->columns; i += TILE * TILE) {
@@ -303,8 +312,10 @@ ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, siz
     if (status != ANE_OK) return status;
     status = check_memory(&job, out, columns);
     if (status != ANE_OK || rows == 0 || columns == 0) return status;
+    status = surface_begin(surface, true);
+    if (status != ANE_OK) return status;
     mil_parallel(surface->context->pool, rows, GRAIN / columns, read_rows, &job);
-    return ANE_OK;
+    return surface_end(surface, true);
 }
 
 typedef struct block_copy {
@@ -321,23 +332,38 @@ static void copy_block_rows(void *argument, size_t begin, size_t end) {
     }
 }
 
+static void copy_block(const block_copy *job) {
+    ane_surface *target = job->to.surface;
+    /* Within one surface the order of rows matters. */
+    ane_pool *pool = target == job->from.surface ? NULL : target->context->pool;
+    mil_parallel(pool, job->to.rows, GRAIN / job->to.columns, copy_block_rows, (void *)job);
+    surface_changed(target, job->to.row, job->to.column, job->to.rows, job->to.columns);
+}
+
 ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_surface *source,
                             size_t source_row, size_t source_column, size_t rows, size_t columns) {
     if (!target || !source) return ANE_ERROR_ARGUMENT;
-    if (target->element_size != source->element_size)
+    size_t size = target->memory.element_size;
+    if (size != source->memory.element_size)
         return ane_context_fail(target->context, ANE_ERROR_ARGUMENT,
-                                "surfaces of %zu-byte and %zu-byte elements", target->element_size,
-                                source->element_size);
+                                "surfaces of %zu-byte and %zu-byte elements", size,
+                                source->memory.element_size);
     ane_status status = check_block(target, row, column, rows, columns);
     if (status == ANE_OK) status = check_block(source, source_row, source_column, rows, columns);
     if (status != ANE_OK || rows == 0 || columns == 0) return status;
+    staging to = {
+        .surface = target, .row = row, .column = column, .rows = rows, .columns = columns};
     block_copy job = {.from = {.surface = source, .row = source_row, .column = source_column},
-                      .to = {.surface = target, .row = row, .column = column, .rows = rows},
-                      .bytes = columns * target->element_size,
+                      .to = to,
+                      .bytes = columns * size,
                       .upwards = row > source_row};
-    /* Within one surface the order of rows matters. */
-    ane_pool *pool = target == source ? NULL : target->context->pool;
-    mil_parallel(pool, rows, GRAIN / columns, copy_block_rows, &job);
-    surface_changed(target, row, column, rows, columns);
-    return ANE_OK;
+    status = surface_begin(source, true);
+    if (status != ANE_OK) return status;
+    status = surface_begin(target, false);
+    if (status == ANE_OK) {
+        copy_block(&job);
+        status = surface_end(target, false);
+    }
+    ane_status ended = surface_end(source, true);
+    return status == ANE_OK ? ended : status;
 }
