@@ -247,3 +247,41 @@ typedef struct ane_adamw_options {
 ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t n,
                      float *weight, const float *gradient, float *first_moment,
                      float *second_moment);
+
+/* --- weight files
+ * ------------------------------------------------------------------------------------------ */
+/* A file that BLOBFILE(path = ..., offset = ...) reads, built in memory record by record, byte for
+ * byte as Core ML's own writer lays it out. Each function that adds a record puts what BLOBFILE
+ * calls its offset into *offset, and adds nothing when it fails. */
+
+typedef struct ane_weight_builder ane_weight_builder;
+
+/* A matrix [rows, columns] in fp32, row-major and without gaps. */
+typedef struct ane_weight_source {
+    const float *values;
+    size_t rows;
+    size_t columns;
+    bool transposed; /* `values` hold [columns, rows] */
+} ane_weight_source;
+
+ane_status ane_weight_builder_create(ane_context *context, ane_weight_builder **builder);
+void ane_weight_builder_free(ane_weight_builder *builder);
+/* Rounded to nearest even. A value that is not finite in fp16 is ANE_ERROR_ARGUMENT. */
+ane_status ane_weight_builder_fp16(ane_weight_builder *builder, const ane_weight_source *source,
+                                   uint64_t *offset);
+/* int8 values as they are. */
+ane_status ane_weight_builder_int8(ane_weight_builder *builder, const int8_t *values, size_t count,
+                                   uint64_t *offset);
+/* Two records: int8 [rows, columns] and the scale of each row, fp16 [rows]. They are quantized_data
+ * and scale of constexpr_affine_dequantize with axis 0 and zero_point int8(0), whose result is then
+ * fp16, within half a scale of the source before it is rounded. A row's scale is the least fp16
+ * number that is not below its largest magnitude / 127, or 1 if it holds zeros only; its values are
+ * value / scale in fp32, rounded to nearest even. Magnitudes above 127 * 65504 and what is not
+ * finite are ANE_ERROR_ARGUMENT. */
+ane_status ane_weight_builder_quantized(ane_weight_builder *builder,
+                                        const ane_weight_source *source, uint64_t *offset,
+                                        uint64_t *scale_offset);
+/* The file so far under the name `path`. It borrows `path`, and its data until the next record is
+ * added or the builder is freed. */
+ane_status ane_weight_builder_file(const ane_weight_builder *builder, const char *path,
+                                   ane_weight_file *file);

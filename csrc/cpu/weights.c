@@ -1,38 +1,28 @@
-/* weights.c: layout of a weight file: a header of 64 bytes (u32 count, u32 version, zeros), then
- * for each tensor a metadata record of 64 bytes (u32 sentinel, u32 dtype, u64 size, u64 offset of
- * the data, u64 padding bits, zeros) and its data, each at a multiple of 64 bytes. */
+/* weights.c: reads weight files, checking each field of header and records (weight_format.h). */
 #include "weights.h"
 
 #include <string.h>
 
-#define HEADER_SIZE 64
-#define RECORD_SIZE 64
-#define ALIGNMENT 64
-#define VERSION 2
-#define SENTINEL 0xDEADBEEFu
+#include "../base/weight_format.h"
 
 typedef struct stored {
-    uint32_t code;
+    weight_dtype code;
     mil_dtype dtype;
     size_t size;
 } stored;
 
-static const stored stored_dtypes[] = {{1, MIL_FP16, 2},   {2, MIL_FP32, 4},   {3, MIL_UINT8, 1},
-                                       {4, MIL_INT8, 1},   {6, MIL_INT16, 2},  {7, MIL_UINT16, 2},
-                                       {14, MIL_INT32, 4}, {15, MIL_UINT32, 4}};
+static const stored stored_dtypes[] = {
+    {WEIGHT_FP16, MIL_FP16, 2},   {WEIGHT_FP32, MIL_FP32, 4},    {WEIGHT_UINT8, MIL_UINT8, 1},
+    {WEIGHT_INT8, MIL_INT8, 1},   {WEIGHT_INT16, MIL_INT16, 2},  {WEIGHT_UINT16, MIL_UINT16, 2},
+    {WEIGHT_INT32, MIL_INT32, 4}, {WEIGHT_UINT32, MIL_UINT32, 4}};
 
 static uint32_t read_u32(const unsigned char *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-static uint64_t read_u64(const unsigned char *at) {
-    return read_u32(at) | (uint64_t)read_u32(at + 4) << 32;
-}
-
-/* Padding bits count as reserved: only dtypes of less than a byte have any. */
-static bool all_zero(const unsigned char *from, size_t count) {
+static bool all_zero(const uint64_t *words, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        if (from[i]) return false;
+        if (words[i]) return false;
     }
     return true;
 }
@@ -46,20 +36,21 @@ size_t mil_dtype_size(mil_dtype dtype) {
 
 static const stored *find_code(uint32_t code) {
     for (size_t i = 0; i < sizeof stored_dtypes / sizeof *stored_dtypes; i++) {
-        if (stored_dtypes[i].code == code) return &stored_dtypes[i];
+        if ((uint32_t)stored_dtypes[i].code == code) return &stored_dtypes[i];
     }
     return NULL;
 }
 
-static ane_status check_header(const ane_weight_file *file, ane_error_info *error) {
-    const unsigned char *bytes = file->data;
-    if (!bytes || file->size < HEADER_SIZE)
+static ane_status check_header(const ane_weight_file *file, weight_header *header,
+                               ane_error_info *error) {
+    if (!file->data || file->size < sizeof *header)
         return ane_fail(error, ANE_ERROR_WEIGHTS, "weight file shorter than its header");
-    if (read_u32(bytes + 4) != VERSION) {
+    memcpy(header, file->data, sizeof *header);
+    if (header->version != WEIGHT_VERSION) {
         return ane_fail(error, ANE_ERROR_WEIGHTS, "weight file of version %u, not %d",
-                        read_u32(bytes + 4), VERSION);
+                        header->version, WEIGHT_VERSION);
     }
-    if (!all_zero(bytes + 8, HEADER_SIZE - 8))
+    if (!all_zero(header->reserved, sizeof header->reserved / sizeof *header->reserved))
         return ane_fail(error, ANE_ERROR_WEIGHTS, "reserved bytes of the file header are not zero");
     return ANE_OK;
 }
@@ -67,42 +58,43 @@ static ane_status check_header(const ane_weight_file *file, ane_error_info *erro
 /* A record at `start`, a multiple of 64, and its data behind it. */
 static ane_status check_record(const ane_weight_file *file, size_t start, mil_record *record,
                                ane_error_info *error) {
-    if (start > file->size || file->size - start < RECORD_SIZE)
+    weight_record read;
+    if (start > file->size || file->size - start < sizeof read)
         return ane_fail(error, ANE_ERROR_WEIGHTS, "record at %zu is outside the file", start);
-    const unsigned char *at = (const unsigned char *)file->data + start;
-    const stored *dtype = find_code(read_u32(at + 4));
-    uint64_t size = read_u64(at + 8), offset = read_u64(at + 16);
-    if (read_u32(at) != SENTINEL)
+    memcpy(&read, (const unsigned char *)file->data + start, sizeof read);
+    const stored *dtype = find_code(read.dtype);
+    if (read.sentinel != WEIGHT_SENTINEL)
         return ane_fail(error, ANE_ERROR_WEIGHTS, "record at %zu lacks the mark 0xDEADBEEF", start);
     if (!dtype) {
         return ane_fail(error, ANE_ERROR_WEIGHTS, "record at %zu has dtype %u; not supported",
-                        start, read_u32(at + 4));
+                        start, read.dtype);
     }
-    if (!all_zero(at + 24, RECORD_SIZE - 24))
+    if (!all_zero(read.reserved, sizeof read.reserved / sizeof *read.reserved))
         return ane_fail(error, ANE_ERROR_WEIGHTS, "reserved bytes of record at %zu not zero",
                         start);
-    if (offset % ALIGNMENT != 0 || offset < start + RECORD_SIZE)
+    if (read.offset % WEIGHT_ALIGNMENT != 0 || read.offset < start + sizeof read)
         return ane_fail(error, ANE_ERROR_WEIGHTS, "data of record at %zu is misplaced", start);
-    if (offset > file->size || size > file->size - offset)
+    if (read.offset > file->size || read.size > file->size - read.offset)
         return ane_fail(error, ANE_ERROR_WEIGHTS, "data of record at %zu leaves the file", start);
-    *record = (mil_record){dtype->dtype, (const unsigned char *)file->data + offset, size};
+    const unsigned char *data = (const unsigned char *)file->data + read.offset;
+    *record = (mil_record){dtype->dtype, data, read.size};
     return ANE_OK;
 }
 
 /* Where the next record can start. */
 static size_t after(const ane_weight_file *file, const mil_record *record) {
     size_t end = (size_t)(record->data - (const unsigned char *)file->data) + record->size;
-    return (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return (end + WEIGHT_ALIGNMENT - 1) / WEIGHT_ALIGNMENT * WEIGHT_ALIGNMENT;
 }
 
 ane_status mil_record_read(const ane_weight_file *file, uint64_t offset, mil_record *record,
                            ane_error_info *error) {
-    ane_status status = check_header(file, error);
+    weight_header header;
+    ane_status status = check_header(file, &header, error);
     if (status) return status;
-    uint32_t count = read_u32(file->data);
     bool found = false;
-    size_t start = HEADER_SIZE;
-    for (uint32_t i = 0; i < count; i++) {
+    size_t start = sizeof header;
+    for (uint32_t i = 0; i < header.count; i++) {
         mil_record each;
         status = check_record(file, start, &each, error);
         if (status) return status;
@@ -113,7 +105,8 @@ ane_status mil_record_read(const ane_weight_file *file, uint64_t offset, mil_rec
         start = after(file, &each);
     }
     if (found) return ANE_OK;
-    return ane_fail(error, ANE_ERROR_WEIGHTS, "none of the %u records is at this offset", count);
+    return ane_fail(error, ANE_ERROR_WEIGHTS, "none of the %u records is at this offset",
+                    header.count);
 }
 
 static float float_at(const unsigned char *data) {

@@ -229,6 +229,32 @@ static void misuse_programs(ane_context *context) {
     ane_request_free(request);
 }
 
+/* A builder keeps its context, and grows while files that it gave are out of date. */
+static void misuse_builders(void) {
+    ane_context *context = open_context(ANE_FP16, 0, false);
+    ane_weight_builder *builder = NULL;
+    ane_weight_file file;
+    float values[6] = {1, -2, 3, -4, 5, -6};
+    int8_t integers[3] = {-128, 0, 127};
+    uint64_t offset = 0, scale_offset = 0, end = 64;
+    REQUIRE(ane_weight_builder_create(context, &builder) == ANE_OK);
+    ane_context_free(context);
+    for (size_t i = 0; i < 40; i++) {
+        ane_weight_source source = {values, 2, 3, i % 2 == 1};
+        REQUIRE(ane_weight_builder_fp16(builder, &source, &offset) == ANE_OK && offset == end);
+        REQUIRE(ane_weight_builder_int8(builder, integers, 3, &offset) == ANE_OK);
+        REQUIRE(ane_weight_builder_quantized(builder, &source, &offset, &scale_offset) == ANE_OK);
+        end = scale_offset + 128;
+    }
+    ane_weight_source huge = {values, SIZE_MAX, 2, false}, missing = {NULL, 2, 3, false};
+    REQUIRE(ane_weight_builder_fp16(builder, &huge, &offset) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_weight_builder_quantized(builder, &missing, &offset, &scale_offset) ==
+            ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_weight_builder_int8(builder, integers, SIZE_MAX, &offset) == ANE_ERROR_MEMORY);
+    REQUIRE(ane_weight_builder_file(builder, "w", &file) == ANE_OK && file.size == end - 60);
+    ane_weight_builder_free(builder);
+}
+
 /* --- several threads --- */
 
 static void *evaluate_in_thread(void *argument) {
@@ -257,6 +283,7 @@ int main(int count, char **paths) {
     ane_context *context = open_context(ANE_FP16, 0, false);
     misuse_surfaces(context);
     misuse_programs(context);
+    misuse_builders();
     ane_context_free(context);
     run_in_threads();
     for (int i = 1; i < count; i++) run_file(paths[i]);
