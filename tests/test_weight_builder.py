@@ -129,9 +129,8 @@ def test_the_engine_reads_fp16_records(context: Context) -> None:
     for transposed in (False, True):
         offset = builder.fp16(values, transposed=transposed)
         want = values.T if transposed else values
-        text = program(
-            want.shape, f"const()[val = {blob('fp16', '1, %d, 1, %d' % want.shape, offset)}]"
-        )
+        dims = f"1, {want.shape[0]}, 1, {want.shape[1]}"
+        text = program(want.shape, f"const()[val = {blob('fp16', dims, offset)}]")
         found = added_to_zero(context, text, builder.file(), want.shape)
         np.testing.assert_array_equal(found, want.astype(np.float16))
 
