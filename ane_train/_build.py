@@ -20,6 +20,14 @@ def c_sources() -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (SOURCE / folder).glob("*.c"))
 
 
+def compiler_flags() -> list[str]:
+    """What the core is compiled with, here and by `make lib`.
+
+    Without contraction a result does not depend on which clone of a loop a machine runs.
+    """
+    return (SOURCE / "flags.txt").read_text().split()
+
+
 class BuildExt(build_ext):  # type: ignore[misc]
     """Generates the cffi module and compiles it together with the C core."""
 
@@ -27,18 +35,11 @@ class BuildExt(build_ext):  # type: ignore[misc]
         """Fills in the sources of the one extension, which pyproject.toml leaves empty."""
         super().finalize_options()
         (extension,) = self.extensions
-        headers = [*SOURCE.rglob("*.h"), *SOURCE.rglob("*.def")]
+        headers = [*SOURCE.rglob("*.h"), *SOURCE.rglob("*.def"), SOURCE / "flags.txt"]
         extension.sources = [str(path.relative_to(ROOT)) for path in c_sources()]
         extension.depends = [str(path.relative_to(ROOT)) for path in headers]
         extension.include_dirs = [str(SOURCE)]
-        # Without contraction a result does not depend on which clone of a loop a machine runs.
-        extension.extra_compile_args = [
-            "-std=gnu11",
-            "-O3",
-            "-ffp-contract=off",
-            "-fno-math-errno",
-            "-fno-trapping-math",
-        ]
+        extension.extra_compile_args = compiler_flags()
         extension.libraries = [] if sys.platform == "darwin" else ["m", "dl", "pthread"]
 
     def build_extension(self, ext) -> None:  # type: ignore[no-untyped-def]

@@ -1,8 +1,8 @@
 /* ane.h: the one C API of ane-train. It holds declarations only, so that cffi reads it unchanged; a
- * C program includes <stdbool.h>, <stddef.h> and <stdint.h> first. Every engine implements the
- * first half; the second half is training arithmetic on the CPU. Each `_free` takes NULL; a call
- * that can fail returns an ane_status and leaves text in the context (ane_context_error). Nothing
- * here prints or exits.
+ * C program includes <stdbool.h>, <stddef.h> and <stdint.h> first, and a C++ program includes it
+ * within extern "C" { }. Every engine implements the first half; then come training arithmetic on
+ * the CPU and a builder of weight files. Each `_free` takes NULL; a call that can fail returns an
+ * ane_status and leaves text in the context (ane_context_error). Nothing here prints or exits.
  *
  * Dimension letters: D model, H query heads, K key-value heads, E head size, F feed-forward, V
  * vocabulary, S sequence, C channels of a surface, W width of a surface. */

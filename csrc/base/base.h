@@ -8,7 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The build hides all symbols but those of the public API. */
+#pragma GCC visibility push(default)
 #include "../ane.h"
+#pragma GCC visibility pop
 
 #if defined(__GNUC__)
 #define ANE_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))

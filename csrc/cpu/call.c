@@ -247,7 +247,7 @@ ane_status mil_list(const mil_rule_call *call, const char *slot_name, int32_t *v
 ane_status mil_list_of(const mil_rule_call *call, const char *slot_name, size_t count,
                        int32_t *values) {
     int32_t list[MIL_MAX_LIST];
-    size_t length;
+    size_t length = 0;
     if (!mil_argument_of(call, slot_name)) return ANE_OK;
     ane_status status = mil_list(call, slot_name, list, &length);
     if (status) return status;
