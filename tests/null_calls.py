@@ -57,7 +57,7 @@ class Values:
             ),
             "ane_surface": lambda: lib.ane_surface_create(self.context, 4, 32, 2, made),
             "ane_program": lambda: lib.ane_program_compile(
-                self.context, MIL, len(MIL), ffi.NULL, 0, made
+                self.context, MIL, len(MIL), ffi.NULL, 0, ffi.NULL, made
             ),
             "ane_request": lambda: lib.ane_request_create(
                 self.handle("ane_program"),

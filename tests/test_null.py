@@ -13,7 +13,12 @@ from ane_train.native.library import lib
 
 FUNCTIONS = [name for name in dir(lib) if name.startswith("ane_")]
 # Pointers that ane.h says may be NULL.
-OPTIONAL = {("ane_context_open", "2")} | {("ane_program_cost", index) for index in "123"}
+OPTIONAL = {
+    ("ane_context_open", "2"),
+    ("ane_engine_describe", "2"),
+    ("ane_program_compile", "5"),
+    *(("ane_program_cost", index) for index in "123"),
+}
 Results = dict[str, dict[str, str]]
 
 
