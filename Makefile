@@ -49,9 +49,9 @@ OBJECTS := $(C_SOURCES:csrc/%.c=$(BUILD)/obj/%.o)
 ifeq ($(shell uname -s),Darwin)
 CC      := xcrun clang
 LIBRARY := libane.dylib
-OBJECTS += $(patsubst csrc/%.m,$(BUILD)/obj/%.o,$(wildcard csrc/apple/*.m))
+OBJECTS += $(patsubst csrc/%,$(BUILD)/obj/%.o,$(basename $(wildcard csrc/apple/*.[cm])))
 LINK    := -dynamiclib -install_name @rpath/$(LIBRARY)
-LIBS    := -framework Foundation -framework IOSurface
+LIBS    := -framework Foundation -framework CoreFoundation -framework IOSurface
 else
 LIBRARY := libane.so
 LINK    := -shared -Wl,-soname,$(LIBRARY) -Wl,-z,defs
@@ -70,7 +70,7 @@ $(BUILD)/obj/%.o: csrc/%.c csrc/flags.txt
 
 $(BUILD)/obj/%.o: csrc/%.m csrc/flags.txt
 	@mkdir -p $(@D)
-	$(CC) @csrc/flags.txt $(WARNINGS) -fPIC -fobjc-arc -Icsrc -MMD -MP $(CFLAGS) -c $< -o $@
+	$(CC) @csrc/flags.txt $(WARNINGS) -fPIC -fobjc-arc -fobjc-arc-exceptions -Icsrc -MMD -MP $(CFLAGS) -c $< -o $@
 
 $(BUILD)/include/ane.h: csrc/ane.h
 	@mkdir -p $(@D)

@@ -46,7 +46,7 @@ static void describe_framework(json *out, const framework *known) {
     json_close(out, '}');
 }
 
-/* Each class once: the table has the methods of a class one after the other. */
+/* Each class once. */
 static void describe_classes(json *out) {
     size_t count;
     const framework_method *methods = framework_methods(&count);

@@ -14,9 +14,9 @@
 #define INNER_PARTS (PART_ATTRIBUTES | PART_DIRECT | PART_REALTIME)
 
 /* Reports: maderix/ANE (M4, M5), Orion (M4 Max), libane and tmc/apple (M3 Pro, M4). */
-#define SEEN_ALL "macOS 15 and 26, M1 to M5"
+#define SEEN_ALL "maderix/ANE, Orion, libane, tmc/apple"
 #define SEEN_CLIENT "macOS 15, M4 Max; macOS 26, M3 Pro"
-#define SEEN_TMC "macOS 26, M3 Pro and M4"
+#define SEEN_TMC "tmc/apple"
 
 static const framework_method METHODS[] = {
     {PART_CORE, '+', "_ANEInMemoryModelDescriptor",

@@ -73,6 +73,12 @@ static unsigned long long symbol_at(NSArray *indices, size_t position) {
     return [index isKindOfClass:[NSNumber class]] ? [index unsignedLongLongValue] : position;
 }
 
+static bool is_taken(const layout_slot *slots, size_t position) {
+    for (size_t i = 0; i < position; i++)
+        if (slots[i].port == slots[position].port) return true;
+    return false;
+}
+
 static ane_status order_by_symbols(NSArray *symbols, NSArray *indices, const layout_side *side,
                                    layout_slot *slots, ane_error_info *error) {
     size_t count = indices ? indices.count : symbols.count;
@@ -84,9 +90,7 @@ static ane_status order_by_symbols(NSArray *symbols, NSArray *indices, const lay
         unsigned long long symbol = symbol_at(indices, i);
         id name = symbol < symbols.count ? symbols[symbol] : nil;
         slots[i] = (layout_slot){.port = find_port(side, name), .symbol = symbol};
-        for (size_t j = 0; j < i; j++)
-            if (slots[j].port == slots[i].port) slots[i].port = side->count;
-        if (slots[i].port < side->count) continue;
+        if (slots[i].port < side->count && !is_taken(slots, i)) continue;
         const char *words = as_string(name) ? as_string(name).UTF8String : "without a name";
         return ane_fail(error, ANE_ERROR_UNSUPPORTED,
                         "%s %zu of the loaded program is '%.200s', not one of its text's, or twice",

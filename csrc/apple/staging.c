@@ -155,6 +155,23 @@ static int directory_make(const staging *place) {
     return ftruncate(place->lock, 0);
 }
 
+/* 1, 0 or -1, as directory_make. */
+static int directory_claim(staging *place) {
+    place->lock = lock_make(place);
+    if (place->lock >= 0 && !wipe(place)) {
+        close(place->lock); /* what a dead process left cannot be removed: its name stays taken */
+        return 0;
+    }
+    int made = place->lock >= 0 ? directory_make(place) : errno == EWOULDBLOCK ? 0 : -1;
+    int code = errno;
+    if (place->lock < 0)
+        rmdir(place->lock_folder);
+    else if (made <= 0)
+        surrender(place);
+    errno = code;
+    return made;
+}
+
 ane_status staging_claim(const char *root, const char *identifier, staging **claimed,
                          ane_error_info *error) {
     *claimed = NULL;
@@ -163,20 +180,12 @@ ane_status staging_claim(const char *root, const char *identifier, staging **cla
                         identifier);
     staging *place = ane_alloc(1, sizeof *place);
     if (!place) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a staging directory");
-    int made = 0;
-    if (!paths_fill(place, root, identifier) || (place->lock = lock_make(place)) < 0) {
-        made = errno == EWOULDBLOCK ? 0 : -1;
-    } else if (!wipe(place)) {
-        close(place->lock); /* what a dead process left cannot be removed: its name stays taken */
-    } else {
-        made = directory_make(place);
-        int code = errno;
-        if (made <= 0) surrender(place);
-        errno = code;
-    }
+    int made = paths_fill(place, root, identifier) ? directory_claim(place) : -1;
     if (made < 0) system_error(error, "make the directory", identifier);
-    if (made > 0) *claimed = place;
-    if (made <= 0) ane_free(place);
+    if (made > 0)
+        *claimed = place;
+    else
+        ane_free(place);
     return made < 0 ? ANE_ERROR_SYSTEM : ANE_OK;
 }
 
@@ -267,4 +276,5 @@ void staging_sweep(const char *root) {
     for (struct dirent *entry = readdir(locks); entry; entry = readdir(locks))
         sweep_one(root, entry->d_name);
     closedir(locks);
+    rmdir(folder);
 }
