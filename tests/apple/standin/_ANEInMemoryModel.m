@@ -1,0 +1,162 @@
+/* _ANEInMemoryModel.m: a program from text in memory: staged files, compile, load, evaluate,
+ * unload, in the one order that Apple's class takes. */
+#import "standin.h"
+
+#include <stdlib.h>
+
+@implementation _ANEInMemoryModel {
+    _ANEInMemoryModelDescriptor *_descriptor;
+    computation *_compiled;
+}
+
++ (instancetype)inMemoryModelWithDescriptor:(_ANEInMemoryModelDescriptor *)descriptor {
+    if (!standin_gives_object("model")) return nil;
+    if (![descriptor isKindOfClass:[_ANEInMemoryModelDescriptor class]]) return nil;
+    _ANEInMemoryModel *made = [self new];
+    made->_descriptor = descriptor;
+    return made;
+}
+
+- (void)dealloc {
+    computation_release(_compiled);
+}
+
+- (NSString *)hexStringIdentifier {
+    return standin_gives_object("identifier") ? _descriptor.hexStringIdentifier : nil;
+}
+
+- (NSString *)localModelPath {
+    return [NSTemporaryDirectory() stringByAppendingPathComponent:_descriptor.hexStringIdentifier];
+}
+
+- (NSDictionary *)modelAttributes {
+    return _model.modelAttributes;
+}
+
+- (BOOL)compiledModelExists {
+    return [NSData dataWithContentsOfFile:[self pathOf:@"net.plist"]] != nil;
+}
+
+/* --- files --- */
+
+- (NSString *)pathOf:(NSString *)name {
+    return [self.localModelPath stringByAppendingPathComponent:name];
+}
+
+static NSString *file_name(NSString *weight) {
+    return [weight substringFromIndex:STANDIN_WEIGHT_PREFIX.length];
+}
+
+- (BOOL)isStaged:(NSError **)error {
+    NSData *text = [NSData dataWithContentsOfFile:[self pathOf:@"model.mil"]];
+    if (![text isEqualToData:_descriptor.networkText]) {
+        return standin_refuse(error, STANDIN_ESPRESSO_DOMAIN, -1,
+                              @"_ANEEspressoIRTranslator : error Cannot load network: model.mil");
+    }
+    for (NSString *weight in _descriptor.weights) {
+        NSData *staged = [NSData dataWithContentsOfFile:[self pathOf:file_name(weight)]];
+        if ([staged isEqualToData:_descriptor.weights[weight][@"data"]]) continue;
+        NSString *reason =
+            [NSString stringWithFormat:@"Cannot load network: %@", file_name(weight)];
+        return standin_refuse(error, STANDIN_ESPRESSO_DOMAIN, -1, reason);
+    }
+    return YES;
+}
+
+/* net.plist is a function of the text alone; `data` holds the first weight file. */
+- (BOOL)writeCompiledForm {
+    NSData *plan = [_descriptor.networkTextHash dataUsingEncoding:NSUTF8StringEncoding];
+    BOOL written = [plan writeToFile:[self pathOf:@"net.plist"] atomically:YES];
+    for (NSString *weight in _descriptor.weights) {
+        NSData *data = _descriptor.weights[weight][@"data"];
+        return written && [data writeToFile:[self pathOf:@"data"] atomically:YES];
+    }
+    return written;
+}
+
+/* The bytes that a load without compile uses: `data` for the first file, staged files for others.
+ */
+- (NSDictionary *)filesOnDisk {
+    NSMutableDictionary *files = [NSMutableDictionary dictionary];
+    for (NSString *weight in _descriptor.weights) {
+        NSString *name = files.count ? file_name(weight) : @"data";
+        NSData *bytes = [NSData dataWithContentsOfFile:[self pathOf:name]];
+        if (!bytes) return nil;
+        files[weight] = @{@"data" : bytes};
+    }
+    return files;
+}
+
+- (BOOL)build:(NSDictionary *)weights error:(NSError **)error {
+    ane_weight_file *files = calloc(weights.count + 1, sizeof *files);
+    size_t count = 0;
+    for (NSString *weight in weights) {
+        NSData *bytes = weights[weight][@"data"];
+        files[count++] = (ane_weight_file){weight.UTF8String, bytes.bytes, bytes.length};
+    }
+    ane_error_info info = {0};
+    NSData *text = _descriptor.networkText;
+    computation_release(_compiled);
+    _compiled = computation_create(text.bytes, text.length, files, count, &info);
+    free(files);
+    if (_compiled) return YES;
+    NSString *reason = [NSString
+        stringWithFormat:@"_ANECompiler : ANECCompile() FAILED: err=(InvalidMILProgram): %s",
+                         info.text];
+    return standin_refuse(error, STANDIN_COMPILER_DOMAIN, 1, reason);
+}
+
+/* --- calls --- */
+
+- (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
+    if (!standin_go_on("compile", error) || !standin_check_call(qos, options, error)) return NO;
+    if (STANDIN_ADD(compiles, 1) > runtime_setting("ANE_STANDIN_COMPILE_LIMIT", 119)) {
+        return standin_refuse(error, STANDIN_COMPILER_DOMAIN, 1,
+                              @"_ANECompiler : ANECCompile() FAILED: err=()");
+    }
+    if (![self isStaged:error] || ![self build:_descriptor.weights error:error]) return NO;
+    if ([self writeCompiledForm]) return YES;
+    return standin_refuse(error, STANDIN_COMPILER_DOMAIN, 1, @"cannot write net.plist");
+}
+
+- (BOOL)takeCompiledForm:(NSError **)error {
+    NSData *plan = [NSData dataWithContentsOfFile:[self pathOf:@"net.plist"]];
+    NSData *own = [_descriptor.networkTextHash dataUsingEncoding:NSUTF8StringEncoding];
+    NSDictionary *files = [self filesOnDisk];
+    if ([plan isEqualToData:own] && files) return [self build:files error:error];
+    return standin_refuse(error, STANDIN_DOMAIN, 10, @"verifyBundleAtPath: invalid model");
+}
+
+- (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
+    if (!standin_go_on("load", error) || !standin_check_call(qos, options, error)) return NO;
+    if (_model) return standin_refuse(error, STANDIN_DOMAIN, 1, @"the program is loaded");
+    if (!_compiled && ![self takeCompiledForm:error]) return NO;
+    if (STANDIN_ADD(loads, 1) - standin_count.unloads >
+        runtime_setting("ANE_STANDIN_LOAD_LIMIT", 300)) {
+        STANDIN_ADD(loads, -1);
+        return standin_refuse(error, STANDIN_DOMAIN, 0x50004,
+                              @"ANEProgramCreate() Failed: Program load failure (0x50004)");
+    }
+    _model = [[_ANEModel alloc] initWithComputation:_compiled];
+    return YES;
+}
+
+- (BOOL)evaluateWithQoS:(unsigned int)qos
+                options:(NSDictionary *)options
+                request:(_ANERequest *)request
+                  error:(NSError **)error {
+    if (!standin_check_call(qos, options, error)) return NO;
+    if (_model) return [_model evaluate:request error:error];
+    return standin_refuse(error, STANDIN_DOMAIN, 8, @"Program Inference error: not loaded");
+}
+
+- (BOOL)unloadWithQoS:(unsigned int)qos error:(NSError **)error {
+    if (!standin_go_on("unload", error) || !standin_check_call(qos, @{}, error)) return NO;
+    if (!_model) return standin_refuse(error, STANDIN_DOMAIN, 1, @"the program is not loaded");
+    _model.loaded = NO;
+    _model = nil;
+    STANDIN_ADD(unloads, 1);
+    return YES;
+}
+
+@end
