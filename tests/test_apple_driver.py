@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from apple.build import Tools, build_driver, build_tools
+from apple.build import Tools, build_driver, build_tools, sanitized_environment
 from apple.session import (
     CHANNELS,
     TEXT,
@@ -23,12 +24,15 @@ from apple.session import (
     weight_file,
 )
 from apple_process import run_python
+from runs import TINY, arrays, losses, same_bits, trained
 
 from ane_train.native.engine import ContextOptions, describe_engine
 from ane_train.native.library import find_blas
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
 
+SURVIVE = "from apple.session import *; from pathlib import Path; import ast, sys; "
+SURVIVE += "survive(Path(sys.argv[1]), ast.literal_eval(sys.argv[2]))"
 ROUND_TRIP = "from apple.session import *; from pathlib import Path; import sys; "
 ROUND_TRIP += "print([a.tolist() for a in round_trip(Path(sys.argv[1]))])"
 
@@ -247,3 +251,37 @@ def test_surfaces_satisfy_every_published_rule(driver: Path, standin: StandIn) -
         assert context.counts().surface_bytes >= 49152
         assert context.counts().surface_bytes % 16384 == 0
         surface.close()
+
+
+def test_failures_and_exceptions_are_clean_under_sanitizers(tmp_path: Path) -> None:
+    driver = build_driver(build_tools(sanitized=True))
+    failures = [("none:0", way) for way in ("queue", "direct", "realtime")]
+    failures += [(failure, dispatch) for failure, dispatch, *_ in FAILURES]
+    failures += [(f"{call}:1:throw", "queue") for call in THROWN]
+    environment = sanitized_environment() | {"TMPDIR": str(tmp_path)}
+    done = run_python(SURVIVE, str(driver), str(failures), **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_bit(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, temporary = tmp_path / "report.json", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
+    monkeypatch.setenv("ANE_STANDIN_REPORT", str(report))
+    settings = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")
+    folders = [tmp_path / "software", tmp_path / "hardware"]
+    for folder in folders:
+        folder.mkdir()
+    software = trained(folders[0], *settings, "--engine", "cpu")
+    hardware = trained(folders[1], *settings, "--engine", "ane", "--driver", driver)
+    assert losses(hardware) == losses(software)
+    assert same_bits(arrays(hardware), arrays(software))
+    left = json.loads(report.read_text())
+    assert left["evaluations"] > 100
+    assert left["live"] == {}
+    assert left["loaded"] == left["unpooled"] == left["surface_violations"] == 0
+    assert list(temporary.iterdir()) == []

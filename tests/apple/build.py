@@ -24,7 +24,7 @@ CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "apple"
 
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
-COMMON = ("-O1", "-g", "-fPIC", "-fexceptions", "-D_GNU_SOURCE", "-fno-sanitize=all")
+COMMON = ("-O1", "-g", "-fPIC", "-fexceptions", "-D_GNU_SOURCE")
 C_FLAGS = ("-std=gnu11",)
 OBJC_FLAGS = ("-std=gnu11", "-fobjc-runtime=macosx-14.0", "-fobjc-exceptions", "-fblocks")
 ARC_FLAGS = (*OBJC_FLAGS, "-fobjc-arc", "-fobjc-arc-exceptions")
@@ -39,7 +39,14 @@ CORE_FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
 )
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all")
+# zig's front end understands these one by one only, and checks undefined behaviour unasked.
+SANITIZE = (
+    "-fsanitize=address",
+    "-fsanitize=undefined",
+    "-fno-sanitize=function",
+    "-fno-sanitize-recover=all",
+)
+PLAIN = ("-fno-sanitize=undefined",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +141,21 @@ def link(output: Path, objects: Sequence[Path], *arguments: str) -> None:
 
 
 def sanitizer_flags(sanitized: bool) -> tuple[str, ...]:
-    return SANITIZE if sanitized else ()
+    """For clang."""
+    return SANITIZE if sanitized else PLAIN
 
 
 def sanitizer_libraries(sanitized: bool) -> list[str]:
     """The system compiler's sanitizers serve what ziglang's clang has instrumented."""
     return [system_library("libasan.so"), system_library("libubsan.so")] if sanitized else []
+
+
+def sanitized_environment() -> dict[str, str]:
+    """What a process needs to open a sanitised driver; Python's own leaks are not looked for."""
+    return {
+        "LD_PRELOAD": " ".join(sanitizer_libraries(True)),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",
+    }
 
 
 def core_objects(csrc: Path) -> list[Path]:
@@ -160,7 +176,7 @@ def core_objects(csrc: Path) -> list[Path]:
 
 def image_object(folder: Path) -> Path:
     """What hands the Objective-C of one shared object to the runtime."""
-    return compile_all([HERE / "runtime" / "image.c"], folder, True, [])[0]
+    return compile_all([HERE / "runtime" / "image.c"], folder, True, PLAIN)[0]
 
 
 def build_tools(sanitized: bool = False) -> Tools:
@@ -205,7 +221,7 @@ def build_driver(tools: Tools, csrc: Path = CSRC, flags: Sequence[str] = ()) -> 
         sources = [path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m")]
         made = compile_all([*sources, csrc / "base" / "error.c"], folder, True, every)
         path = f'-DSTANDIN_PATH="{tools.standin}"'
-        made += [*compile_all([redirect], folder, True, [path]), image_object(folder)]
+        made += [*compile_all([redirect], folder, True, [*PLAIN, path]), image_object(folder)]
         link(
             folder / "libdriver.so",
             made,

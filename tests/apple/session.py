@@ -7,8 +7,8 @@ import json
 import os
 import struct
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,14 @@ def round_trip(
         closing(context.compile(TEXT, weights)) as program,
     ):
         return evaluate(context, program)
+
+
+def survive(driver: Path, failures: Sequence[tuple[str, str]]) -> None:
+    """One round trip per failure and dispatch path; each may end with an error, or not."""
+    for failure, dispatch in failures:
+        os.environ["ANE_STANDIN_FAIL"] = failure
+        with suppress(NativeError):
+            round_trip(driver, dispatch=dispatch)
 
 
 def expected(weights: Mapping[str, bytes] = WEIGHTS) -> list[np.ndarray]:
