@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ane_train._build import compiler_flags
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
@@ -28,17 +30,6 @@ COMMON = ("-O1", "-g", "-fPIC", "-fexceptions", "-D_GNU_SOURCE")
 C_FLAGS = ("-std=gnu11",)
 OBJC_FLAGS = ("-std=gnu11", "-fobjc-runtime=macosx-14.0", "-fobjc-exceptions", "-fblocks")
 ARC_FLAGS = (*OBJC_FLAGS, "-fobjc-arc", "-fobjc-arc-exceptions")
-# As ane_train/_build.py compiles the core, so that results are equal to the bit.
-CORE_FLAGS = (
-    "-std=gnu11",
-    "-O2",
-    "-g",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-)
 # zig's front end understands these one by one only, and checks undefined behaviour unasked.
 SANITIZE = (
     "-fsanitize=address",
@@ -162,11 +153,13 @@ def core_objects(csrc: Path) -> list[Path]:
     """The software engine, compiled by the system's compiler as for the extension."""
     folders = [csrc / name for name in ("base", "cpu", "engine")]
     sources = [path for folder in folders for path in folder.glob("*.c")]
-    name = f"core-{digest([*sources_of(*folders), csrc / 'ane.h'], *CORE_FLAGS)}"
+    name = f"core-{digest([*sources_of(*folders), csrc / 'ane.h'], *compiler_flags())}"
 
     def make(folder: Path) -> None:
         def compile_one(source: Path) -> Path:
-            return compile_file(source, folder, ["gcc"], [*CORE_FLAGS, f"-I{csrc}"])
+            return compile_file(
+                source, folder, ["gcc"], [*compiler_flags(), "-g", "-fPIC", f"-I{csrc}"]
+            )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, sources))
