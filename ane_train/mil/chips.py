@@ -28,6 +28,7 @@ class Chip:
     compile_limit: programs that a process can compile before it breaks; compile_guard: where to
     stop before that (maderix, Orion, libane).
     peak_tflops: fp16, one engine: measured on M4 and M5 (maderix), else Apple's rated figure.
+    refuted: names of rules (`rules`) that were measured not to hold on the machine at hand.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Chip:
     channel_limit: int = 65536
     compile_limit: int = 119
     compile_guard: int = 100
+    refuted: frozenset[str] = frozenset()
 
 
 _EVERYWHERE = Hazard.MATMUL_RANGE | Hazard.REDUCE_FP16
@@ -55,14 +57,16 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
 )
 
 
-def get_chip(name: str) -> Chip:
-    """The profile of "m1" to "m5"; ValueError for another name."""
+def get_chip(name: str | Chip) -> Chip:
+    """The profile of "m1" to "m5", or the measured one that is given; ValueError for no such."""
+    if isinstance(name, Chip):
+        return name
     chip = CHIPS.get(name)
     if chip is None:
         raise ValueError(f"unknown chip {name!r}; one of {', '.join(CHIPS)}")
     return chip
 
 
-def hazards(name: str) -> int:
+def hazards(name: str | Chip) -> int:
     """The chip's hazards as the or-ed flags that the software engine takes."""
     return int(get_chip(name).hazards)

@@ -143,7 +143,7 @@ def broken_rules(program: Program, chip: Chip) -> Iterator[tuple[Rule, Subject, 
     )
     for rules, subjects in groups:
         for rule in rules:
-            if chip.name in rule.chips:
+            if chip.name in rule.chips and rule.name not in chip.refuted:
                 yield from _broken(rule, subjects, context)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import EngineError
 from .checks import UNAVAILABLE
-from .chips import get_chip
+from .chips import Chip, get_chip
 from .infer import TypeRuleError
 from .ops import infer_types
 from .program import Op, Program
@@ -40,8 +40,11 @@ class Finding:
         return f"{self.subject}: {self.reason} [{self.rule}; {self.source}]"
 
 
-def verify(program: Program, chip: str) -> list[Finding]:
-    """Everything known to be wrong or doubtful about the program on a chip ("m1" to "m5")."""
+def verify(program: Program, chip: str | Chip) -> list[Finding]:
+    """Everything known to be wrong or doubtful about the program on a chip.
+
+    chip: "m1" to "m5", or the profile of a chip that was measured.
+    """
     profile = get_chip(chip)
     findings = list(_structure(program))
     if any(finding.severity == REFUSE for finding in findings):
@@ -52,14 +55,15 @@ def verify(program: Program, chip: str) -> list[Finding]:
     ]
 
 
-def require(program: Program, chip: str, name: str | None = None) -> None:
+def require(program: Program, chip: str | Chip, name: str | None = None) -> None:
     """EngineError with the first reason to refuse the program, if there is one.
 
     `name` is what the message calls the program; its function's name if not given.
     """
-    for finding in verify(program, chip):
+    profile = get_chip(chip)
+    for finding in verify(program, profile):
         if finding.severity == REFUSE:
-            raise EngineError(f"program {name or program.function!r} on {chip}: {finding}")
+            raise EngineError(f"program {name or program.function!r} on {profile.name}: {finding}")
 
 
 def _name(subject: Subject) -> str:
