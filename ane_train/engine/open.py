@@ -1,26 +1,46 @@
-"""Opening an engine by name, and saying why this one."""
+"""Opening an engine by name, and saying why this one; programs that the ANE refuses fall back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ane_train import mil
+from ane_train.engine.options import EngineOptions
+from ane_train.engine.profile import digest, measured_chip, read_profile
+from ane_train.engine.quick import open_hardware
 from ane_train.errors import EngineError
 from ane_train.native.engine import Context, Program
-from ane_train.native.library import find_driver
+from ane_train.native.library import NativeError
 
 USUAL_CHIP = "m4"
+ANE, CPU = "ane", "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A program that runs on the software engine although the rest is on the ANE, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An open engine. `chip` is the profile that programs are verified against, or None."""
+    """An open engine. `chip` is the profile that programs are verified against, or None.
+
+    refused: reasons, by `profile.digest` of the MIL text, why programs cannot run on this ANE, as
+    measured before. fallbacks: those that were compiled for the software engine, by the same key.
+    """
 
     name: str
     reason: str
     numerics: str
-    chip: str | None
+    chip: str | mil.Chip | None
     context: Context
+    refused: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: dict[str, Fallback] = field(default_factory=dict)
 
     @property
     def element_size(self) -> int:
@@ -28,67 +48,72 @@ class Engine:
         return 4 if self.numerics == "fp32" else 2
 
     def compile(self, program: mil.Program, name: str | None = None) -> Program:
-        """Verifies, prints and compiles a program. EngineError names it and says why it is bad."""
+        """Verifies, prints and compiles a program. EngineError names it and says why it is bad.
+
+        One that the ANE's compiler refuses is compiled for the software engine, and noted.
+        """
         if self.chip is not None:
             mil.require(program, self.chip, name)
         text = mil.print_program(program)
-        precision = "fp32" if self.numerics == "fp32" else "fp16"
-        return self.context.compile(text, program.weight_files(precision))
+        files = program.weight_files("fp32" if self.numerics == "fp32" else "fp16")
+        if self.name != ANE:
+            return self.context.compile(text, files)
+        key = digest(text)
+        if key in self.refused:
+            self.fallbacks[key] = Fallback(name or program.function, self.refused[key])
+        if key not in self.fallbacks:
+            try:
+                return self.context.compile(text, files)
+            except NativeError as error:
+                if error.status != "compile":
+                    raise
+                self.fallbacks[key] = Fallback(name or program.function, str(error))
+        return self.context.compile(text, files, engine="software")
 
     def close(self) -> None:
         """Frees the engine and its threads."""
         self.context.close()
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Which engine to open ("auto", "ane" or "cpu") and how; the defaults are a run's.
-
-    `driver` and `dispatch` are those of the ANE: another library than the package's own, and the
-    way to evaluate. Limits of 0 are none.
-    """
-
-    kind: str = "auto"
-    numerics: str = "fp16"
-    chip: str | None = None
-    threads: int = 0
-    compile_limit: int = 0
-    load_limit: int = 0
-    driver: str | None = None
-    dispatch: str = "queue"
-
-
 def open_engine(options: EngineOptions) -> Engine:
-    """Opens the engine that is asked for. EngineError if it is not there."""
-    if options.kind == "ane":
-        return _open_hardware(options)
-    reason = "asked for" if options.kind == "cpu" else "the default of this version"
-    chip, numerics = options.chip, options.numerics
-    if numerics == "hazard":
-        chip = chip or USUAL_CHIP
+    """Opens "cpu", "ane", or with "auto" the ANE where it is found to work, else "cpu".
+
+    EngineError if "ane" is asked for and cannot be had.
+    """
+    if options.kind == CPU:
+        return _software(options, "asked for")
+    if options.numerics != "fp16" and options.kind != ANE:
+        return _software(options, f"--numerics {options.numerics} is the software engine's")
+    opened = open_hardware(options, insist=options.kind == ANE)
+    if opened.context is not None:
+        measured = opened.profile.measured if opened.profile else None
+        refused = measured.refused if measured else {}
+        return Engine(ANE, opened.reason, "fp16", options.chip, opened.context, refused)
+    if options.kind == ANE:
+        raise EngineError(
+            f"the ANE cannot be used: {opened.reason}; "
+            "--engine cpu runs the same programs, `ane-train doctor` tells more"
+        )
+    return _software(options, opened.reason)
+
+
+def likely_chip(profiles: Path | None) -> mil.Chip:
+    """The chip at hand as it was measured, or else the usual one of the table."""
+    profile = None if profiles is None else read_profile(profiles)[0]
+    measured = None if profile is None else measured_chip(profile)
+    return measured or mil.get_chip(USUAL_CHIP)
+
+
+def _software(options: EngineOptions, reason: str) -> Engine:
+    numerics, chip = options.numerics, options.chip
+    defects: str | mil.Chip | None = chip
+    if numerics == "hazard" and chip is None:
+        defects = likely_chip(options.profiles)
     context = Context(
         numerics=numerics,
-        hazards=mil.hazards(chip) if numerics == "hazard" and chip is not None else 0,
+        hazards=mil.hazards(defects) if numerics == "hazard" and defects is not None else 0,
         threads=options.threads,
         compile_limit=options.compile_limit,
         load_limit=options.load_limit,
     )
-    return Engine("cpu", reason, numerics, chip, context)
-
-
-def _open_hardware(options: EngineOptions) -> Engine:
-    driver = options.driver or find_driver()
-    if driver is None:
-        raise EngineError(
-            "the library that drives the ANE is built on a Mac only, and is not in this "
-            "installation; use --engine cpu, which runs the same programs"
-        )
-    context = Context(
-        threads=options.threads,
-        compile_limit=options.compile_limit,
-        load_limit=options.load_limit,
-        engine="hardware",
-        driver=driver,
-        dispatch=options.dispatch,
-    )
-    return Engine("ane", "asked for", "fp16", options.chip, context)
+    return Engine(CPU, reason, numerics, defects, context)

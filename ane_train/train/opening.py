@@ -12,7 +12,7 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
-from ane_train.engine import USUAL_CHIP, Engine, EngineOptions, open_engine
+from ane_train.engine import Engine, EngineOptions, likely_chip, open_engine
 from ane_train.errors import CheckpointError, MemoryLimitError
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
@@ -90,13 +90,19 @@ def _sequence(config: RunConfig) -> int:
 
 
 def _refusals(step: TrainingStep, engine: Engine) -> list[str]:
-    """What an ANE would refuse, as far as is known; nothing where a --chip was given and held."""
+    """What the ANE refuses, or what one would as far as is known unless a --chip held."""
+    if engine.name == "ane":
+        return [
+            f"the ANE refuses {fallback.name}, which runs on the software engine: {fallback.reason}"
+            for fallback in engine.fallbacks.values()
+        ]
     if engine.chip is not None:
         return []
-    findings = (find for layout in step.programs for find in verify(layout.program, USUAL_CHIP))
+    chip = likely_chip(default_cache())
+    findings = (find for layout in step.programs for find in verify(layout.program, chip))
     reasons = {find.reason: find for find in findings if find.severity == "refuse"}
     first = [f"{find.subject} {find.reason}" for find in list(reasons.values())[:1]]
-    return [f"an ANE ({USUAL_CHIP}) would refuse these programs: {text}" for text in first]
+    return [f"an ANE ({chip.name}) would refuse these programs: {text}" for text in first]
 
 
 def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Path:
@@ -163,6 +169,7 @@ def _engine(config: RunConfig) -> Engine:
             chip=config.chip,
             threads=config.threads,
             driver=config.driver,
+            profiles=default_cache(),
         )
     )
 

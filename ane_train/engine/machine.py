@@ -1,0 +1,65 @@
+"""Which chip and which system this is, without a look at the Neural Engine itself."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ane_train import __version__
+from ane_train.mil import CHIPS, Chip
+
+_BRAND = re.compile(r"Apple M(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a profile holds for: another of these makes it void.
+
+    chip: as its maker calls it ("Apple M4 Max"); build: of the operating system.
+    """
+
+    chip: str
+    build: str
+    version: str
+
+
+def this_machine() -> Machine:
+    """The machine at hand."""
+    if sys.platform == "darwin":
+        chip, build = sysctl("machdep.cpu.brand_string"), sysctl("kern.osversion")
+    else:
+        chip, build = cpu_facts().get("model name", ""), platform.release()
+    return Machine(chip or platform.machine(), build or "unknown", __version__)
+
+
+def built_in_chip(name: str) -> Chip:
+    """The profile of the table for a chip's full name; for a later or unknown one, the newest's."""
+    found = _BRAND.match(name)
+    newest = list(CHIPS.values())[-1]
+    return CHIPS.get(f"m{found[1]}", newest) if found else newest
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of its first processor; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def sysctl(name: str) -> str:
+    """A text of the macOS kernel by its name, or "" where there is none."""
+    ask = ctypes.CDLL(None).sysctlbyname
+    size = ctypes.c_size_t(0)
+    if ask(name.encode(), None, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return ""
+    text = ctypes.create_string_buffer(size.value)
+    if ask(name.encode(), text, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return ""
+    return text.value.decode("utf-8", "replace")
