@@ -20,6 +20,14 @@ DRIVER = "libane_driver.dylib"
 DRIVER_FRAMEWORKS = ("Foundation", "CoreFoundation", "IOSurface")
 ADVICE = "is Xcode or its command line tools there (xcode-select --install)?"
 DRIVER_FLAGS = ("-fobjc-arc", "-fobjc-arc-exceptions", "-Wall", "-Wextra")
+BINDING = """\
+#include "base/base.h"
+#ifdef __clang__
+#define ANE_COMPILER __VERSION__
+#else
+#define ANE_COMPILER "GCC " __VERSION__
+#endif
+"""
 
 
 def c_sources() -> list[Path]:
@@ -85,7 +93,8 @@ class BuildExt(build_ext):  # type: ignore[misc]
 
         ffi = FFI()
         ffi.cdef((SOURCE / "ane.h").read_text())
-        ffi.set_source(ext.name, '#include "base/base.h"')
+        ffi.cdef("static char *const ANE_COMPILER;")
+        ffi.set_source(ext.name, BINDING)
         binding = Path(self.build_temp) / "native_binding.c"
         binding.parent.mkdir(parents=True, exist_ok=True)
         ffi.emit_c_code(str(binding))

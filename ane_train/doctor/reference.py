@@ -100,7 +100,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _log(given: Given) -> Results:
-    return np.log(given.array("x") + given.array("epsilon", 1e-45))
+    return np.asarray(np.log(given.array("x") + given.array("epsilon", 1e-45)))
 
 
 def _rsqrt(given: Given) -> Results:
@@ -119,7 +119,8 @@ def _cast(given: Given) -> Results:
 def _matmul(given: Given) -> Results:
     x, y = given.array("x"), given.array("y")
     x = np.swapaxes(x, -1, -2) if given.integer("transpose_x") else x
-    return np.matmul(x, np.swapaxes(y, -1, -2) if given.integer("transpose_y") else y)
+    y = np.swapaxes(y, -1, -2) if given.integer("transpose_y") else y
+    return np.asarray(np.matmul(x, y))
 
 
 def _conv(given: Given) -> Results:
@@ -132,7 +133,7 @@ def _conv(given: Given) -> Results:
     x = x[(slice(None), slice(None), *(slice(None, None, step) for step in strides))]
     kernel = weight.reshape(groups, -1, weight.shape[1])
     parts = x.reshape(x.shape[0], groups, kernel.shape[2], -1)
-    out = np.matmul(kernel, parts).reshape(x.shape[0], -1, *x.shape[2:])
+    out: Array = np.matmul(kernel, parts).reshape(x.shape[0], -1, *x.shape[2:])
     return out + given.array("bias", 0.0).reshape(-1, *(1,) * rank) if "bias" in given else out
 
 

@@ -15,7 +15,13 @@ ACCELERATE = "/System/Library/Frameworks/Accelerate.framework/Accelerate"
 DRIVER = "libane_driver.dylib"  # built beside the package's modules on a Mac
 LIBRARY_SUFFIXES = {".so", ".dylib", ".dll"}
 
-__all__ = ["NativeError", "address", "check", "ffi", "find_blas", "find_driver", "lib"]
+__all__ = ["NativeError", "address", "check", "compiler", "ffi", "find_blas", "find_driver", "lib"]
+
+
+def compiler() -> str:
+    """What the core was compiled by."""
+    name: str = ffi.string(lib.ANE_COMPILER).decode("utf-8", "replace")
+    return name
 
 
 class NativeError(EngineError):

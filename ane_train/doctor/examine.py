@@ -1,0 +1,159 @@
+"""Makes the whole report: looks at the driver, chooses an engine, tries every case.
+
+All that touches the driver happens in processes of their own; this one only writes down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ane_train.doctor import facts, worker
+from ane_train.doctor.isolate import DiedError, findings
+from ane_train.doctor.report import (
+    ABSENT,
+    CONFIRMED,
+    DISPATCH,
+    FAILED,
+    PROGRAM,
+    SCHEMA,
+    SKIPPED,
+    Choice,
+    Found,
+    Report,
+)
+from ane_train.doctor.run import crashed
+from ane_train.doctor.settings import CASES, CHOOSE, LOOK, PATH, Job, Settings, Subject
+from ane_train.engine.device import Device
+from ane_train.engine.profile import Measured, Profile, new_profile
+from ane_train.engine.quick import HOLDS
+from ane_train.native.engine import DISPATCHES
+from ane_train.records import from_json
+
+Progress = Callable[[int, int, str], object]  # done, of how many, what comes next
+NUMPY, SOFTWARE = "NumPy", "the software engine"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Findings of all cases and of the paths of dispatch."""
+
+    cases: tuple[Found, ...] = ()
+    dispatch: str = ""
+    dispatch_ms: Mapping[str, float] | None = None
+
+
+def examine(settings: Settings, progress: Progress = lambda *_: None) -> Report:
+    """The report. ModelError for a model that cannot be read; nothing that a case does ends it."""
+    subject = Subject(settings)
+    device = _look(settings)
+    choice = _choose(settings, device)
+    hardware = settings.engine != "cpu" and not device.problem
+    found = _Found()
+    if not settings.quick:
+        cases = tuple(_try_all(settings, subject, hardware, progress))
+        found = _with_paths(cases, settings, hardware)
+    return Report(
+        schema=SCHEMA,
+        machine=facts.gather(settings.threads),
+        choice=choice,
+        device=device,
+        model=subject.spec.name,
+        sequence=subject.sequence,
+        compared_with=SOFTWARE if hardware else NUMPY,
+        cases=found.cases,
+        dispatch=found.dispatch,
+        dispatch_ms=found.dispatch_ms or {},
+    )
+
+
+def profile_of(report: Report) -> Profile:
+    """What later runs on this machine should know; only of a report that tried the ANE."""
+    cases = report.cases
+    hazards = [case.hazard for case in cases if case.hazard and case.verdict == CONFIRMED]
+    rules = {case.rule for case in cases if case.rule}
+    refuted = rules - {case.rule for case in cases if case.rule and case.verdict != ABSENT}
+    refused = {
+        case.digest: f"{case.verdict}: {case.text}"
+        for case in cases
+        if case.group == PROGRAM and not case.holds
+    }
+    measured = Measured(
+        tuple(hazards),
+        tuple(sorted(refuted)),
+        refused,
+        report.dispatch or "queue",
+        report.dispatch_ms,
+    )
+    holds = HOLDS if report.choice.engine == "ane" else ""
+    return replace(new_profile(), quick=holds, measured=measured)
+
+
+def _look(settings: Settings) -> Device:
+    try:
+        for word, value in findings(Job(LOOK, settings)):
+            if word == worker.DEVICE:
+                return from_json(Device, value)
+    except DiedError as error:
+        return Device(False, f"looking for the ANE failed: {error}")
+    return Device(False, "looking for the ANE gave no answer")
+
+
+def _choose(settings: Settings, device: Device) -> Choice:
+    if settings.engine == "cpu":
+        return Choice("cpu", "cpu", "asked for")
+    if device.problem:
+        return Choice(settings.engine, "cpu", device.problem)
+    try:
+        for word, value in findings(Job(CHOOSE, settings)):
+            if word == worker.CHOICE:
+                return from_json(Choice, value)
+    except DiedError as error:
+        return Choice(settings.engine, "cpu", f"the check of the ANE failed: {error}")
+    return Choice(settings.engine, "cpu", "the check of the ANE gave no answer")
+
+
+def _try_all(
+    settings: Settings, subject: Subject, hardware: bool, progress: Progress
+) -> Iterator[Found]:
+    """Every case once; a new process goes on where one died or may compile no more."""
+    cases, place = subject.cases, 0
+    while place < len(cases):
+        job = Job(CASES, settings, hardware, place)
+        begun = place
+        try:
+            for word, value in findings(job):
+                if word == worker.BEGIN:
+                    begun = int(value)
+                    progress(begun, len(cases), cases[begun].name)
+                elif word == worker.FOUND:
+                    place += 1
+                    yield from_json(Found, value)
+        except DiedError as error:
+            yield crashed(cases[begun], str(error))
+            place = begun + 1
+    progress(len(cases), len(cases), "")
+
+
+def _with_paths(cases: tuple[Found, ...], settings: Settings, hardware: bool) -> _Found:
+    """The cases and one finding per path of dispatch; the fastest that is right is chosen."""
+    if not hardware:
+        skipped = (
+            Found(name, DISPATCH, SKIPPED, text="only the ANE has paths of dispatch")
+            for name in DISPATCHES
+        )
+        return _Found((*cases, *skipped))
+    paths = [_path(settings, name) for name in DISPATCHES]
+    times = {path.name: path.evaluate_ms for path in paths if path.evaluate_ms is not None}
+    fastest = min(times, key=times.__getitem__) if times else "queue"
+    return _Found((*cases, *paths), fastest, times)
+
+
+def _path(settings: Settings, name: str) -> Found:
+    try:
+        for word, value in findings(Job(PATH, settings, True, dispatch=name)):
+            if word == worker.FOUND:
+                return from_json(Found, value)
+    except DiedError as error:
+        return Found(name, DISPATCH, FAILED, text=str(error))
+    return Found(name, DISPATCH, FAILED, text="no answer")

@@ -1,0 +1,99 @@
+"""Starts a worker process and reads what it finds, until it is done, dies or falls silent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from ane_train.doctor.scrub import scrub
+from ane_train.doctor.settings import Job
+from ane_train.doctor.worker import DONE, MARK
+from ane_train.records import to_json
+
+SILENCE = 300.0  # seconds without a finding, after which a worker is ended
+_FAREWELL = 10.0  # seconds for a worker that is done to end by itself
+
+
+class DiedError(Exception):
+    """A worker ended before its job was done; the message says how, without names or paths."""
+
+
+def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
+    """(word, value) of each finding of a new process; DiedError if it does not finish."""
+    command = [sys.executable, "-m", "ane_train.doctor"]
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )
+        try:
+            _send(process, job)
+            for line in _lines(process, silence):
+                word, value = next(iter(json.loads(line).items()))
+                if word == DONE:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_FAREWELL)
+                    return
+                yield word, value
+            ended = _ended(process)
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+        errors.seek(0)
+        raise DiedError(_how(ended, errors.read(), silence))
+
+
+def _send(process: subprocess.Popen[bytes], job: Job) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(to_json(job)).encode())
+        process.stdin.close()
+
+
+def _lines(process: subprocess.Popen[bytes], silence: float) -> Iterator[str]:
+    """The marked lines, without their mark, up to the end or the first long silence."""
+    assert process.stdout is not None
+    stream, rest = process.stdout.fileno(), b""
+    while select.select([stream], [], [], silence)[0]:
+        data = os.read(stream, 65536)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace")
+            if text.startswith(MARK):
+                yield text.removeprefix(MARK)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a process that closed its output; None if it is still at work."""
+    try:
+        return process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _how(code: int | None, errors: str, silence: float) -> str:
+    if code is None:
+        return f"no answer within {silence:.0f} seconds"
+    if code < 0:
+        return f"the process crashed with signal {-code} ({_signal_name(-code)})"
+    last = next((line for line in reversed(errors.splitlines()) if line.strip()), "no message")
+    return scrub(f"the process ended with code {code}: {last.strip()}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

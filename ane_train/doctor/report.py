@@ -1,0 +1,144 @@
+"""What `doctor` found out, as records: the JSON report is exactly these, and nothing personal.
+
+Times are in milliseconds, memory in bytes. Errors are given twice: absolute, and relative to the
+root mean square of the reference. A number that was not measured, or is not finite, is null.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ane_train.engine.device import Device
+from ane_train.errors import DiskError
+from ane_train.records import from_json, to_json
+
+SCHEMA = 1
+
+OK, WRONG, REFUSED, FAILED, SKIPPED = "ok", "wrong", "refused", "failed", "skipped"
+CONFIRMED, ABSENT = "hazard confirmed", "hazard absent"
+VERDICTS = (OK, WRONG, REFUSED, FAILED, CONFIRMED, ABSENT, SKIPPED)
+PROGRAM, OP, HAZARD, DISPATCH = "program", "op", "hazard", "dispatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One case. `text` is the error, the answer to a hazard's question, or why it was skipped.
+
+    digest: of the MIL text; rule: the chip rule that an absent hazard refutes; hazard: name of the
+    mil.Hazard that the case asks for.
+    """
+
+    name: str
+    group: str
+    verdict: str
+    needed: bool = False
+    question: str = ""
+    text: str = ""
+    rule: str = ""
+    hazard: str = ""
+    digest: str = ""
+    max_error: float | None = None
+    max_error_relative: float | None = None
+    rms_error: float | None = None
+    rms_error_relative: float | None = None
+    compile_ms: float | None = None
+    evaluate_ms: float | None = None
+    surface_bytes: int | None = None
+    constant_bytes: int | None = None
+    scratch_bytes: int | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong: hazards are known of and skipped cases were not tried."""
+        return self.verdict not in (WRONG, REFUSED, FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The machine and what runs on it; no names of hosts, users or folders."""
+
+    chip: str
+    machine: str
+    cores: int
+    memory_bytes: int
+    system: str
+    build: str
+    instructions: tuple[str, ...]
+    python: str
+    numpy: str
+    compiler: str
+    blas: str
+    ane_train: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which engine `--engine` means here ("ane" or "cpu"), and why."""
+
+    asked: str
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything. compared_with: what the cases' results were held against."""
+
+    schema: int
+    machine: Facts
+    choice: Choice
+    device: Device
+    model: str
+    sequence: int
+    compared_with: str
+    cases: tuple[Found, ...]
+    dispatch: str = ""
+    dispatch_ms: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What training needs and does not hold, one line each; empty if all does."""
+        found = [f"{case.group} {case.name}: {case.verdict}" for case in self.cases if _bad(case)]
+        if self.choice.asked == "ane" and self.choice.engine != "ane":
+            found.insert(0, self.choice.reason)
+        return tuple(found)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not hold and training does not need."""
+        failed = [case for case in self.cases if not case.holds and not case.needed]
+        return tuple(f"{case.group} {case.name}: {case.verdict}" for case in failed)
+
+    def to_text(self) -> str:
+        """The report as JSON."""
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def _bad(case: Found) -> bool:
+    return case.needed and not case.holds
+
+
+def read_report(text: str) -> Report:
+    """The report of a JSON text; ValueError where it is none of this schema."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"not a report of schema {SCHEMA}")
+    return from_json(Report, data)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes the report in one step: a reader sees all of it or what was there. DiskError."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        temporary.write_text(report.to_text())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DiskError(
+            f"{path} cannot be written ({error.strerror}): choose another --json"
+        ) from None

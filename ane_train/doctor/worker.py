@@ -1,0 +1,95 @@
+"""The process in which driver and cases run: reads a job from stdin, writes findings to stdout.
+
+One marked line of JSON for each finding, written at once, so that all but the last is known
+when the process dies. Unmarked lines are somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ane_train.doctor.report import DISPATCH, OK, PROGRAM, Choice, Found
+from ane_train.doctor.run import Bench, try_case
+from ane_train.doctor.scrub import scrub, scrub_record
+from ane_train.doctor.settings import CASES, CHOOSE, LOOK, PATH, Job, Settings, Subject
+from ane_train.engine.device import HARDWARE, look
+from ane_train.engine.machine import built_in_chip, this_machine
+from ane_train.engine.quick import open_hardware
+from ane_train.native.engine import Context
+from ane_train.records import from_json, to_json
+
+MARK = "doctor: "
+DEVICE, CHOICE, BEGIN, FOUND, FULL, DONE = "device", "choice", "begin", "found", "full", "done"
+Answer = tuple[str, Any]
+
+
+def main() -> None:
+    """Does the job that is on stdin."""
+    job = from_json(Job, json.loads(sys.stdin.read()))
+    for word, value in WORK[job.work](job):
+        print(f"{MARK}{json.dumps({word: to_json(value)})}", flush=True)
+    print(f"{MARK}{json.dumps({DONE: True})}", flush=True)
+
+
+def _look(job: Job) -> Iterator[Answer]:
+    yield DEVICE, scrub_record(look(job.settings.driver))
+
+
+def _choose(job: Job) -> Iterator[Answer]:
+    """The engine that a run would take, after a check that is made anew."""
+    opened = open_hardware(job.settings.options, fresh=True)
+    engine = "cpu" if opened.context is None else "ane"
+    if opened.context is not None:
+        opened.context.close()
+    yield CHOICE, Choice(job.settings.engine, engine, scrub(opened.reason))
+
+
+def open_bench(stack: ExitStack, settings: Settings, hardware: bool, dispatch: str) -> Bench:
+    """The engine to try, and what it is compared with; closed with the stack. NativeError."""
+    software = stack.enter_context(Context(threads=settings.threads))
+    if not hardware:
+        return Bench(software)
+    driver = settings.driver or "auto"
+    context = Context(threads=settings.threads, engine=HARDWARE, driver=driver, dispatch=dispatch)
+    return Bench(stack.enter_context(context), software)
+
+
+def _cases(job: Job) -> Iterator[Answer]:
+    guard = built_in_chip(this_machine().chip).compile_guard
+    cases = Subject(job.settings).cases
+    with ExitStack() as stack:
+        bench = open_bench(stack, job.settings, job.hardware, job.dispatch)
+        for index in range(job.first, len(cases)):
+            if job.hardware and bench.context.counts().compiled >= guard:
+                yield FULL, index
+                return
+            yield BEGIN, index
+            yield FOUND, try_case(cases[index], bench)
+
+
+def _path(job: Job) -> Iterator[Answer]:
+    """The model's programs on one path of dispatch, as one finding."""
+    with ExitStack() as stack:
+        bench = open_bench(stack, job.settings, True, job.dispatch)
+        found = [
+            try_case(case, bench) for case in Subject(job.settings).cases if case.group == PROGRAM
+        ]
+    yield FOUND, path_found(job.dispatch, found)
+
+
+def path_found(dispatch: str, found: list[Found]) -> Found:
+    """What the findings on one path say of it: the first that is not right, or the time of all."""
+    first = next((case for case in found if case.verdict != OK), None)
+    if first is not None:
+        text = f"{first.name}: {first.text}"
+        return Found(dispatch, DISPATCH, first.verdict, text=text)
+    total = sum(case.evaluate_ms or 0.0 for case in found)
+    return replace(Found(dispatch, DISPATCH, OK), evaluate_ms=total)
+
+
+WORK = {LOOK: _look, CHOOSE: _choose, CASES: _cases, PATH: _path}
