@@ -1,4 +1,4 @@
-"""The NumPy reference of `doctor` against float64 formulas, coremltools and the engine's programs."""
+"""The NumPy reference of `doctor` against float64 formulas, coremltools and the engine."""
 
 from __future__ import annotations
 
