@@ -203,6 +203,11 @@ class RunConfig:
     driver: FilePath | None = _machine(
         None, "library that drives the ANE; default: the one built with this package"
     )
+    compile_limit: int | None = _machine(
+        None,
+        "programs that a process may compile; default: none, or the chip's",
+        above=0,
+    )
     threads: int = _machine(0, "worker threads; 0: one per core", minimum=0)
     max_memory: ByteSize | None = _machine(
         None, "refuse to use more than this, such as 20GiB; default: what is free", above=0

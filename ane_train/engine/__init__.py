@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from ane_train.engine.budget import Budget
 from ane_train.engine.open import USUAL_CHIP, Engine, Fallback, likely_chip, open_engine
 from ane_train.engine.options import EngineOptions
 
-__all__ = ["USUAL_CHIP", "Engine", "EngineOptions", "Fallback", "likely_chip", "open_engine"]
+__all__ = [
+    "USUAL_CHIP",
+    "Budget",
+    "Engine",
+    "EngineOptions",
+    "Fallback",
+    "likely_chip",
+    "open_engine",
+]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ane_train import mil
+from ane_train.engine.budget import Budget
 from ane_train.engine.options import EngineOptions
 from ane_train.engine.profile import digest, measured_chip, read_profile
 from ane_train.engine.quick import open_hardware
@@ -39,6 +40,7 @@ class Engine:
     numerics: str
     chip: str | mil.Chip | None
     context: Context
+    budget: Budget
     refused: Mapping[str, str] = field(default_factory=dict)
     fallbacks: dict[str, Fallback] = field(default_factory=dict)
 
@@ -52,10 +54,7 @@ class Engine:
 
         One that the ANE's compiler refuses is compiled for the software engine, and noted.
         """
-        if self.chip is not None:
-            mil.require(program, self.chip, name)
-        text = mil.print_program(program)
-        files = program.weight_files("fp32" if self.numerics == "fp32" else "fp16")
+        text, files = self.print(program, name), self.weight_files(program)
         if self.name != ANE:
             return self.context.compile(text, files)
         key = digest(text)
@@ -69,6 +68,16 @@ class Engine:
                     raise
                 self.fallbacks[key] = Fallback(name or program.function, str(error))
         return self.context.compile(text, files, engine="software")
+
+    def print(self, program: mil.Program, name: str | None = None) -> str:
+        """The text of a program that the chip is not known to refuse; EngineError if it is."""
+        if self.chip is not None:
+            mil.require(program, self.chip, name)
+        return mil.print_program(program)
+
+    def weight_files(self, program: mil.Program) -> dict[str, bytes]:
+        """The program's constants as they are now, in the precision of the engine."""
+        return program.weight_files("fp32" if self.numerics == "fp32" else "fp16")
 
     def close(self) -> None:
         """Frees the engine and its threads."""
@@ -84,11 +93,13 @@ def open_engine(options: EngineOptions) -> Engine:
         return _software(options, "asked for")
     if options.numerics != "fp16" and options.kind != ANE:
         return _software(options, f"--numerics {options.numerics} is the software engine's")
-    opened = open_hardware(options, insist=options.kind == ANE)
+    limited = _within_process(options)
+    opened = open_hardware(limited, insist=options.kind == ANE)
     if opened.context is not None:
         measured = opened.profile.measured if opened.profile else None
         refused = measured.refused if measured else {}
-        return Engine(ANE, opened.reason, "fp16", options.chip, opened.context, refused)
+        budget = _budget(opened.context, limited)
+        return Engine(ANE, opened.reason, "fp16", options.chip, opened.context, budget, refused)
     if options.kind == ANE:
         raise EngineError(
             f"the ANE cannot be used: {opened.reason}; "
@@ -104,6 +115,20 @@ def likely_chip(profiles: Path | None) -> mil.Chip:
     return measured or mil.get_chip(USUAL_CHIP)
 
 
+def _within_process(options: EngineOptions) -> EngineOptions:
+    """The options with the limits of the chip where none are given: the hardware has both."""
+    chip = mil.get_chip(options.chip) if options.chip else likely_chip(options.profiles)
+    return replace(
+        options,
+        compile_limit=options.compile_limit or chip.compile_guard,
+        load_limit=options.load_limit or chip.load_limit,
+    )
+
+
+def _budget(context: Context, options: EngineOptions) -> Budget:
+    return Budget(context, options.compile_limit or None, options.load_limit or None)
+
+
 def _software(options: EngineOptions, reason: str) -> Engine:
     numerics, chip = options.numerics, options.chip
     defects: str | mil.Chip | None = chip
@@ -116,4 +141,4 @@ def _software(options: EngineOptions, reason: str) -> Engine:
         compile_limit=options.compile_limit,
         load_limit=options.load_limit,
     )
-    return Engine(CPU, reason, numerics, defects, context)
+    return Engine(CPU, reason, numerics, defects, context, _budget(context, options))

@@ -26,7 +26,8 @@ class Chip:
     spatial_limit: largest size of the last two axes, and of a contraction; channel_limit: of the
     axes before them (ANEForge).
     compile_limit: programs that a process can compile before it breaks; compile_guard: where to
-    stop before that (maderix, Orion, libane).
+    stop before that (maderix, Orion, libane); load_limit: of programs that are loaded at a time,
+    since the same number is published as theirs (field guide by skyfallsin).
     peak_tflops: fp16, one engine: measured on M4 and M5 (maderix), else Apple's rated figure.
     refuted: names of rules (`rules`) that were measured not to hold on the machine at hand.
     """
@@ -40,6 +41,7 @@ class Chip:
     channel_limit: int = 65536
     compile_limit: int = 119
     compile_guard: int = 100
+    load_limit: int = 119
     refuted: frozenset[str] = frozenset()
 
 

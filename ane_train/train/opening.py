@@ -168,6 +168,7 @@ def _engine(config: RunConfig) -> Engine:
             numerics=config.numerics,
             chip=config.chip,
             threads=config.threads,
+            compile_limit=config.compile_limit or 0,
             driver=config.driver,
             profiles=default_cache(),
         )
