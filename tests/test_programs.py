@@ -12,17 +12,31 @@ from ane_train import mil
 from ane_train.model.layer import layer_shape
 from ane_train.model.spec import list_models
 from ane_train.native.engine import Context
-from ane_train.programs import LayerProgram, LayerShape, layer_programs
+from ane_train.programs import Constants, LayerProgram, LayerShape, layer_programs
 
 SHAPES = {spec.name: layer_shape(spec, spec.sequence) for spec in list_models()} | {
     "odd": LayerShape(17, 40, 6, 2, 24, 72, 1e4, 1e-5, True),
     "multi-head": LayerShape(32, 64, 4, 4, 16, 160, 1e4, 1e-5, False),
     "group of all": LayerShape(64, 64, 8, 1, 8, 128, 5e5, 1e-6, False),
 }
+
+
+def constants(shape: LayerShape, file: str | None = None) -> Constants:
+    """Weights of a layer of this shape."""
+    d, f, q, kv, e = shape.dim, shape.ffn, shape.query, shape.key, shape.head_size
+    shapes = {"query": (q, d), "key": (kv, d), "value": (kv, d), "output": (d, q)}
+    shapes |= {"gate": (f, d), "up": (f, d), "down": (d, f), "query_norm": (e,), "key_norm": (e,)}
+    shapes |= {"attention_norm": (d,), "ffn_norm": (d,)}
+    draw = np.random.default_rng(0).random
+    return Constants({name: draw(size, np.float32) for name, size in shapes.items()}, file)
+
+
+STATIC = {name: constants(shape) for name, shape in SHAPES.items()}
 PROGRAMS = [
-    pytest.param(program, id=f"{name} {program.name}")
+    pytest.param(program, id=f"{name} {kind} {program.name}")
     for name, shape in SHAPES.items()
-    for program in layer_programs(shape)
+    for kind, given in (("dynamic", None), ("static", STATIC[name]))
+    for program in layer_programs(shape, given)
 ]
 
 
@@ -49,11 +63,38 @@ def test_coremltools_reads_every_weight_file(layer_program: LayerProgram, tmp_pa
             assert np.array_equal(array.ravel(), value.data.astype(np.float16).ravel())
 
 
-@pytest.mark.parametrize("chip", ["m3", "m4", "m5"])
+@pytest.mark.parametrize("chip", ["m2", "m3", "m4", "m5"])
 @pytest.mark.parametrize("name", ["stories110m", "qwen3_06b", "stories15m", "tiny"])
-def test_no_chip_from_m3_on_refuses_a_program_of_a_shipped_model(name: str, chip: str) -> None:
-    for layer_program in layer_programs(SHAPES[name]):
-        mil.require(layer_program.program, chip)
+def test_no_chip_from_m2_on_refuses_a_program_of_a_shipped_model(name: str, chip: str) -> None:
+    for given in (None, STATIC[name]):
+        for layer_program in layer_programs(SHAPES[name], given):
+            mil.require(layer_program.program, chip)
+
+
+def test_static_programs_apply_weights_as_convolutions_with_a_file_each() -> None:
+    for layer_program in layer_programs(SHAPES["odd"], STATIC["odd"]):
+        program = layer_program.program
+        convolved = {op.constant("weight") for op in program.ops if op.kind == "conv"}
+        matrices = {value for value in program.constants if value.name.endswith("_weight")}
+        assert matrices <= convolved
+        assert all(len(file.constants) == 1 for file in program.files)
+
+
+def test_static_texts_are_the_same_for_all_weights_and_layers() -> None:
+    doubled = {name: 2 * values for name, values in STATIC["odd"].values.items()}
+    for ours, theirs in zip(
+        layer_programs(SHAPES["odd"], STATIC["odd"]),
+        layer_programs(SHAPES["odd"], Constants(doubled)),
+        strict=True,
+    ):
+        assert mil.print_program(ours.program) == mil.print_program(theirs.program)
+        assert ours.program.weight_files() != theirs.program.weight_files()
+
+
+def test_all_constants_of_a_program_fit_one_file() -> None:
+    for layer_program in layer_programs(SHAPES["odd"], constants(SHAPES["odd"], "weights")):
+        (file,) = layer_program.program.files
+        assert file.path == "@model_path/weights/weights.bin"
 
 
 @pytest.mark.parametrize("layer_program", PROGRAMS)

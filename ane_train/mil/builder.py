@@ -27,14 +27,17 @@ class Builder:
 
     Every op method takes `name`, returns its result and raises TypeRuleError (a ValueError) where
     the arguments break the op's definition. Python numbers become immediates of the other
-    operand's dtype.
+    operand's dtype. `file` is the weight file of all constants that name no other.
     """
 
-    def __init__(self, function: str = "main", opset: str = "ios18") -> None:
+    def __init__(
+        self, function: str = "main", opset: str = "ios18", file: str | None = None
+    ) -> None:
         if opset not in ("ios16", "ios18"):
             raise ValueError(f"opset is ios16 or ios18, not {opset!r}")
         self._function = function
         self._opset = opset
+        self._file = file
         self._inputs: list[Value] = []
         self._ops: list[Op] = []
         self._names: set[str] = set()
@@ -58,13 +61,14 @@ class Builder:
         """A constant, rounded to `dtype` only when it is printed or written.
 
         Arrays of rank 2 or more and long vectors go to weight files: the one called `file`, else
-        one of their own. An array is not copied: leave it unchanged while the program is in use.
+        the builder's, else one of their own. An array is not copied: files written later hold what
+        it holds then.
         """
         array = constant_data(dtype, data)
         if file is None and _is_immediate(array):
             return self._immediate(array, dtype, name or "constant", shared=name is None)
         unique = self._claim(name) if name else self._number("constant")
-        return Value(unique, _type_of(array, dtype), array, file or unique)
+        return Value(unique, _type_of(array, dtype), array, file or self._file or unique)
 
     def build(self, outputs: Sequence[Value]) -> Program:
         """The program that returns these values, in this order."""

@@ -2,8 +2,9 @@
 
 Query heads that share a key head are extra rows of one product: q is [1, K, r*S, E] against k
 [1, K, E, S], so nothing is tiled and the backward products sum over the group by themselves; with
-r = 1 it is multi-head attention. RMSNorm before and the residual after are the CPU's. The backward
-program computes the probabilities again instead of reading [H, S, S] values back.
+r = 1 it is multi-head attention. The residual after is the CPU's, and so is the RMSNorm before,
+unless weights are constants. The backward program computes the probabilities again instead of
+reading [H, S, S] values back.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from ane_train.programs.head_norm import (
     head_norm_forward,
     mean_row,
 )
+from ane_train.programs.operands import (
+    Constants,
+    Operands,
+    backward_operands,
+    builder,
+    forward_operands,
+)
 from ane_train.programs.packing import (
     LayerProgram,
     Packing,
     pack_along_width,
-    read_block,
     stack_along_channels,
+    stack_inputs,
     stack_outputs,
 )
 from ane_train.programs.rotary import Rotary, rotary, rotary_backward, rotary_forward
@@ -42,16 +50,22 @@ def attention_forward_input(shape: LayerShape) -> Packing:
     return pack_along_width(*parts, *_gamma_part(shape))
 
 
-def attention_forward_output(shape: LayerShape) -> Packing:
-    """y [D, S]; the heads before the output projection; q, k, v before norm and rotation."""
+def attention_forward_output(shape: LayerShape, *, static: bool = False) -> Packing:
+    """y [D, S]; the heads before the output projection; q, k, v before norm and rotation.
+
+    Where the program normalises, the normalised x [D, S] besides.
+    """
     q, kv = shape.query, shape.key
-    parts = (("y", shape.dim), ("heads", q), ("query", q), ("key", kv), ("value", kv))
+    taps = [("normalized", shape.dim)] if static else []
+    parts = (("y", shape.dim), ("heads", q), ("query", q), ("key", kv), ("value", kv), *taps)
     return stack_along_channels(shape.sequence, *parts)
 
 
-def attention_backward_input(shape: LayerShape) -> Packing:
-    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D]."""
+def attention_backward_input(shape: LayerShape, *, static: bool = False) -> Packing:
+    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D], unless they are constants."""
     s, d, q, kv = shape.sequence, shape.dim, shape.query, shape.key
+    if static:
+        return stack_inputs(s, ("dy", d), ("q", q), ("k", kv), ("v", kv))
     parts = [("dy", d, s), ("q", q, s), ("k", kv, s), ("v", kv, s)]
     parts += [("query", q, d), ("key", kv, d), ("value", kv, d), ("output", q, d)]
     return pack_along_width(*parts, *_gamma_part(shape))
@@ -89,18 +103,13 @@ class _Tables:
     key_gamma: mil.Value | None
 
 
-def _tables(b: mil.Builder, surface: mil.Value, packing: Packing, shape: LayerShape) -> _Tables:
+def _tables(b: mil.Builder, given: Operands, shape: LayerShape) -> _Tables:
     query = rotary(b, shape, "query", shape.head_size**-0.5)
     key = rotary(b, shape, "key")
     mask = b.constant(causal_mask(shape), "fp16", name="mask")
     if not shape.qk_norm:
         return _Tables(query, key, mask, None, None, None)
-    gamma, e, s = packing["gamma"], shape.head_size, shape.sequence
-    halves = [
-        b.reshape(b.slice_by_size(surface, (0, row, 0, gamma.column), (1, e, 1, s)), (1, 1, e, s))
-        for row in (0, e)
-    ]
-    return _Tables(query, key, mask, mean_row(b, shape), *halves)
+    return _Tables(query, key, mask, mean_row(b, shape), *given.gammas(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +179,14 @@ def _probabilities(b: mil.Builder, q: mil.Value, k: mil.Value, mask: mil.Value) 
     return b.softmax(scores, axis=-1, name="probabilities")
 
 
-def attention_forward(shape: LayerShape) -> LayerProgram:
+def attention_forward(shape: LayerShape, constants: Constants | None = None) -> LayerProgram:
     """y = Wo attention(Wq x, Wk x, Wv x), with taps for the backward pass."""
-    b = mil.Builder()
+    b = builder(constants)
     packing = attention_forward_input(shape)
-    surface = b.input("x", packing.shape)
-    x = read_block(b, surface, packing["x"], "normalized_x")
-    tables = _tables(b, surface, packing, shape)
-    projections = {}
-    for name in ("query", "key", "value"):
-        weight = read_block(b, surface, packing[name], f"{name}_weight")
-        projections[name] = b.matmul(weight, x, transpose_x=True, name=name)
-    q, k, v = projections.values()
+    given = forward_operands(b, packing, constants, shape, "attention_norm")
+    x, taps = given.normalized()
+    tables = _tables(b, given, shape)
+    q, k, v = (given.apply(name, x, name) for name in ("query", "key", "value"))
     query = _rotate_forward(b, _heads(b, q, shape.heads, shape), tables, shape, "query")
     key = _rotate_forward(b, _heads(b, k, shape.kv_heads, shape), tables, shape, "key")
     grouped = _group(b, query.value, shape, "grouped_query")
@@ -189,11 +194,10 @@ def attention_forward(shape: LayerShape) -> LayerProgram:
     values = _heads(b, v, shape.kv_heads, shape)
     mixed = b.matmul(probabilities, values, transpose_y=True, name="mixed")
     heads = _rows(b, _ungroup(b, mixed, shape, "mixed_heads"), shape)
-    weight = read_block(b, surface, packing["output"], "output_weight")
-    y = b.matmul(weight, heads, name="y")
-    output = attention_forward_output(shape)
-    program = b.build([stack_outputs(b, output, [y, heads, q, k, v])])
-    return LayerProgram("attention_forward", program, packing, output)
+    y = given.apply("output", heads, "y")
+    output = attention_forward_output(shape, static=constants is not None)
+    program = b.build([stack_outputs(b, output, [y, heads, q, k, v, *taps])])
+    return LayerProgram("attention_forward", program, given.packing, output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,18 +211,14 @@ class _Inputs:
 
 
 def _backward_inputs(
-    b: mil.Builder, surface: mil.Value, packing: Packing, tables: _Tables, shape: LayerShape
+    b: mil.Builder, given: Operands, tables: _Tables, shape: LayerShape
 ) -> _Inputs:
-    dy = read_block(b, surface, packing["dy"], "dy")
-    weight = read_block(b, surface, packing["output"], "output_weight")
-    dheads = _heads(b, b.matmul(weight, dy, name="dheads"), shape.heads, shape)
+    dheads = given.apply("output", given.read("dy"), "dheads")
     heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
-    q, k, v = (
-        _heads(b, read_block(b, surface, packing[name], name), count, shape)
-        for name, count in heads.items()
-    )
+    q, k, v = (_heads(b, given.read(name), count, shape) for name, count in heads.items())
     query = _rotate_forward(b, q, tables, shape, "query")
-    return _Inputs(query, _rotate_forward(b, k, tables, shape, "key"), v, dheads)
+    key = _rotate_forward(b, k, tables, shape, "key")
+    return _Inputs(query, key, v, _heads(b, dheads, shape.heads, shape))
 
 
 def _softmax_backward(b: mil.Builder, p: mil.Value, dp: mil.Value) -> mil.Value:
@@ -227,13 +227,13 @@ def _softmax_backward(b: mil.Builder, p: mil.Value, dp: mil.Value) -> mil.Value:
     return b.mul(p, b.sub(dp, total), name="dscores")
 
 
-def attention_backward(shape: LayerShape) -> LayerProgram:
+def attention_backward(shape: LayerShape, constants: Constants | None = None) -> LayerProgram:
     """Gradients of x, of q, k, v before norm and rotation, and of the gammas, from dy."""
-    b = mil.Builder()
-    packing = attention_backward_input(shape)
-    surface = b.input("x", packing.shape)
-    tables = _tables(b, surface, packing, shape)
-    given = _backward_inputs(b, surface, packing, tables, shape)
+    b = builder(constants)
+    packing = attention_backward_input(shape, static=constants is not None)
+    operands = backward_operands(b, packing, constants)
+    tables = _tables(b, operands, shape)
+    given = _backward_inputs(b, operands, tables, shape)
     query = _group(b, given.query.value, shape, "grouped_query")
     dmixed = _group(b, given.dheads, shape, "dmixed")
     p = _probabilities(b, query, given.key.value, tables.mask)
@@ -246,7 +246,7 @@ def attention_backward(shape: LayerShape) -> LayerProgram:
     dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, "query")
     dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, "key")
     gradients = {"query": dq, "key": dk, "value": dv}
-    dx = _project_back(b, surface, packing, gradients, shape)
+    dx = _project_back(b, operands, gradients, shape)
     output = attention_backward_output(shape)
     values = [dx, *gradients.values(), *query_gamma, *key_gamma]
     program = b.build([stack_outputs(b, output, values)])
@@ -254,16 +254,11 @@ def attention_backward(shape: LayerShape) -> LayerProgram:
 
 
 def _project_back(
-    b: mil.Builder,
-    surface: mil.Value,
-    packing: Packing,
-    gradients: dict[str, mil.Value],
-    shape: LayerShape,
+    b: mil.Builder, given: Operands, gradients: dict[str, mil.Value], shape: LayerShape
 ) -> mil.Value:
-    """dx = Wq^T dq + Wk^T dk + Wv^T dv, [1, 1, D, S]."""
-    parts = []
-    for name, gradient in gradients.items():
-        weight = read_block(b, surface, packing[name], f"{name}_weight")
-        product = b.matmul(weight, _rows(b, gradient, shape), transpose_x=True)
-        parts.append(product)
+    """dx = Wq^T dq + Wk^T dk + Wv^T dv, D x S."""
+    parts = [
+        given.apply(name, _rows(b, gradient, shape), f"dx_{name}")
+        for name, gradient in gradients.items()
+    ]
     return b.add(b.add(parts[0], parts[1]), parts[2], name="dx")

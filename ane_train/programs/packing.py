@@ -1,7 +1,8 @@
-"""How matrices share a surface: inputs side by side along the width, outputs along the channels.
+"""How matrices share a surface: side by side along the width, or stacked along the channels.
 
-One packed fp16 input and one stacked fp16 output per program is the form that is known to run on
-every chip on which training was shown. Letters: S sequence, C channels, W width.
+Inputs with weights are packed along the width, all else is stacked. One packed fp16 input and one
+stacked fp16 output per program is the form that is known to run on every chip on which training was
+shown. Letters: S sequence, C channels, W width.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ def pack_along_width(*parts: tuple[str, int, int]) -> Packing:
     width = -(-column // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     channels = max(MINIMUM_CHANNELS, *(rows for _, rows, _ in parts))
     return Packing(channels, width, blocks)
+
+
+def stack_inputs(sequence: int, *parts: tuple[str, int]) -> Packing:
+    """Stacks (name, rows) of S columns each; C is at least 64, W a multiple of 64."""
+    stacked = stack_along_channels(sequence, *parts)
+    width = -(-sequence // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    return Packing(max(MINIMUM_CHANNELS, stacked.channels), width, stacked.blocks)
 
 
 def stack_along_channels(sequence: int, *parts: tuple[str, int]) -> Packing:
