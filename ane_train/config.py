@@ -203,6 +203,11 @@ class RunConfig:
     driver: FilePath | None = _machine(
         None, "library that drives the ANE; default: the one built with this package"
     )
+    pipeline: str = _machine(
+        "dynamic",
+        "weights as inputs of programs, or as constants, compiled anew after each step",
+        choices=("dynamic", "static"),
+    )
     compile_limit: int | None = _machine(
         None,
         "programs that a process may compile; default: none, or the chip's",

@@ -185,11 +185,17 @@ def test_trackers_are_named_in_several_ways(capsys, arguments, names, project):
     assert (tuple(printed["report_to"]), printed["project"]) == (names, project)
 
 
-@pytest.mark.parametrize("flag", ["--dynamic", "--no-generate", "--no-powermetrics"])
+@pytest.mark.parametrize("flag", ["--no-generate", "--no-powermetrics"])
 def test_a_flag_without_effect_is_accepted_with_a_note(loop, capsys, flag):
     assert run([flag]) == 0
     assert capsys.readouterr().err.count("\n") == 1
     assert loop.config == RunConfig()
+
+
+def test_dynamic_is_another_name_of_a_pipeline(loop):
+    assert run(["--dynamic"]) == 0
+    assert loop.config.pipeline == "dynamic"
+    assert run(["--dynamic", "--pipeline", "static"]) == ExitCode.USAGE
 
 
 def test_flags_win_over_the_environment_and_that_over_files(loop, monkeypatch, tmp_path):

@@ -71,25 +71,27 @@ def spec_of(name: str) -> tuple[ModelSpec, int]:
     return spec, batch
 
 
-def random_step(spec: ModelSpec, numerics: str) -> TrainingStep:
+def random_step(spec: ModelSpec, numerics: str, pipeline: str = "dynamic") -> TrainingStep:
     """A step whose gains are random too, so that no gradient is symmetric by accident."""
-    step = TrainingStep(spec, open_engine(EngineOptions("cpu", numerics)), spec.sequence)
+    engine = open_engine(EngineOptions("cpu", numerics))
+    step = TrainingStep(spec, engine, spec.sequence, pipeline=pipeline)
     step.initialize(seed=11)
     generator = np.random.default_rng(12)
     for parameter in step.table:
         if not parameter.decays:
             step.weights[parameter.name][:] = generator.uniform(0.5, 1.5, parameter.shape)
-    step.stage_weights()
+    step.refresh()
     return step
 
 
+@pytest.mark.parametrize("pipeline", ["dynamic", "static"])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize(("numerics", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
 def test_logits_loss_and_every_gradient_are_those_of_transformers(
-    name: str, numerics: str, tolerance: float
+    name: str, numerics: str, tolerance: float, pipeline: str
 ) -> None:
     spec, batch = spec_of(name)
-    step = random_step(spec, numerics)
+    step = random_step(spec, numerics, pipeline)
     generator = np.random.default_rng(13)
     tokens = generator.integers(0, spec.vocabulary, (batch, spec.sequence + 1)).astype(np.int32)
     inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()

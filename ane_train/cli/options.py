@@ -27,7 +27,6 @@ _METAVARS = {
 }
 # Flags of maderix/ANE that mean nothing here: (name, why it can be ignored).
 _IGNORED = {
-    "--dynamic": "the dynamic pipeline is what runs anyway",
     "--no-generate": "no samples are generated while training",
     "--no-powermetrics": "power is not measured",
 }
@@ -93,6 +92,7 @@ def run_options() -> list[click.Parameter]:
             help="give a setting by its key",
         ),
         _foreign("--infinite", is_flag=True),
+        _foreign("--dynamic", is_flag=True),
         _foreign("--init-from", "--init_from"),
         _foreign("--wandb", is_flag=False, flag_value=""),
     ]
@@ -178,6 +178,7 @@ def _init_from(value: str) -> dict[str, object]:
 
 _TRANSLATIONS: Mapping[str, Callable[[Any], dict[str, object]]] = {
     "--infinite": lambda given: {"steps": "0"} if given else {},
+    "--dynamic": lambda given: {"pipeline": "dynamic"} if given else {},
     "--init-from": _init_from,
     "--wandb": lambda project: {"report_to": "wandb"} | ({"project": project} if project else {}),
 }

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 OVERLAPPED = "overlapped"
 PARTS: Mapping[str, str] = {
     "engine": "engine",
+    "compile": "compiling",
     "io": "I/O (staging, reading)",
     "blas": "BLAS",
     "elementwise": "elementwise",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from ane_train.mil import Value
 from ane_train.model.layer import layer_shape
-from ane_train.model.parameters import count
+from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import ModelSpec
-from ane_train.programs import LayerProgram, layer_programs
+from ane_train.programs import Constants, LayerProgram, layer_programs
 
 _LOGITS_TILE = 64 << 20
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
@@ -33,11 +36,14 @@ def tile_positions(vocabulary: int, sequence: int) -> int:
     return min(sequence, max(16, _LOGITS_TILE // (4 * vocabulary)))
 
 
-def estimate(spec: ModelSpec, sequence: int, numerics: str = "fp16") -> MemoryEstimate:
+def estimate(
+    spec: ModelSpec, sequence: int, numerics: str = "fp16", pipeline: str = "dynamic"
+) -> MemoryEstimate:
     """What training `spec` on sequences of S tokens takes on the software engine."""
     shape = layer_shape(spec, sequence)
-    programs = layer_programs(shape)
+    programs = layer_programs(shape, _shapes_alone(spec) if pipeline == "static" else None)
     size = 4 if numerics == "fp32" else 2
+    constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
     outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
     widest = max(program.input.elements for program in programs)
@@ -47,12 +53,26 @@ def estimate(spec: ModelSpec, sequence: int, numerics: str = "fp16") -> MemoryEs
         "staged inputs": size * inputs * spec.layers,
         "outputs kept for the backward pass": size * outputs,
         "fp32 copies of staged weights": 0 if size == 4 else 4 * inputs * spec.layers,
+        "constants of programs (fp32)": 4
+        * constants
+        * (spec.layers if pipeline == "static" else 1),
         "residual stream": 4 * residuals,
         "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, sequence),
         "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
         "process": _PROCESS,
     }
     return MemoryEstimate(parts)
+
+
+def _shapes_alone(spec: ModelSpec) -> Constants:
+    """The weights of a layer as arrays that take no memory."""
+    first = (parameter for parameter in parameters(spec) if parameter.layer == 0)
+    zero = np.zeros((), np.float32)
+    return Constants({p.name.split(".")[-1]: np.broadcast_to(zero, p.shape) for p in first})
+
+
+def _filed(program: LayerProgram) -> Iterator[Value]:
+    return (value for value in program.program.constants if value.file is not None)
 
 
 def _outputs_per_model(program: LayerProgram, layers: int) -> int:

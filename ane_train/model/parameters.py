@@ -29,6 +29,12 @@ class Parameter:
         return prod(self.shape)
 
     @property
+    def layer(self) -> int | None:
+        """Number of the layer that it belongs to, from 0; None for what no layer has."""
+        kind, _, rest = self.name.partition(".")
+        return int(rest.partition(".")[0]) if kind == "layers" else None
+
+    @property
     def decays(self) -> bool:
         """Weight decay acts on matrices, not on gains."""
         return len(self.shape) > 1

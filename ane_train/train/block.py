@@ -1,7 +1,8 @@
 """Half a layer: x + alpha * f(norm(x)), f being attention or the feed-forward, and its backward.
 
-The norm, the residual and the weight gradients are fp32 on the CPU; f runs on the engine. What
-differs between the two kinds of block is in the tables ATTENTION and FEED_FORWARD.
+The residual, the norm's backward and the weight gradients are fp32 on the CPU; f runs on the
+engine, in programs that a pipeline fills with weights. What differs between the two kinds of block
+is in the tables ATTENTION and FEED_FORWARD.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from ane_train.engine import Engine
 from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
 from ane_train.native.engine import Surface
-from ane_train.programs import LayerShape
-from ane_train.train.bound import CompiledLayer
+from ane_train.programs import LayerProgram, LayerShape
+from ane_train.train.bound import surface_of
 from ane_train.train.gradient_worker import GradientWorker
+from ane_train.train.pipeline import BlockPrograms
 from ane_train.train.timings import Timings
 from ane_train.train.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A matrix W [out, in], how it is staged, and where the factors of its gradient are.
+    """A matrix W [out, in], and where the factors of its gradient are.
 
-    dW += left right^T with left [out, S] and right [in, S]; a factor is "program.side.block".
+    dW += left right^T with left [out, S] and right [in, S]; a factor is "program.side.block", or
+    "normalized": the block's normalised input.
     """
 
     name: str
-    forward_transposed: bool
-    backward_transposed: bool
     left: str
     right: str
 
@@ -51,10 +52,10 @@ ATTENTION = BlockKind(
     "attention",
     "attention_norm",
     (
-        Weight("query", True, False, "backward.output.query", "forward.input.x"),
-        Weight("key", True, False, "backward.output.key", "forward.input.x"),
-        Weight("value", True, False, "backward.output.value", "forward.input.x"),
-        Weight("output", False, True, "backward.input.dy", "forward.output.heads"),
+        Weight("query", "backward.output.query", "normalized"),
+        Weight("key", "backward.output.key", "normalized"),
+        Weight("value", "backward.output.value", "normalized"),
+        Weight("output", "backward.input.dy", "forward.output.heads"),
     ),
     (("query", "q"), ("key", "k"), ("value", "v")),
     ("query_norm", "key_norm"),
@@ -63,12 +64,13 @@ FEED_FORWARD = BlockKind(
     "feed_forward",
     "ffn_norm",
     (
-        Weight("gate", True, False, "backward.output.h1", "forward.input.x"),
-        Weight("up", True, False, "backward.output.h3", "forward.input.x"),
-        Weight("down", False, True, "backward.input.dy", "backward.output.gated"),
+        Weight("gate", "backward.output.h1", "normalized"),
+        Weight("up", "backward.output.h3", "normalized"),
+        Weight("down", "backward.input.dy", "backward.output.gated"),
     ),
     (("h1", "h1"), ("h3", "h3")),
 )
+KINDS = (ATTENTION, FEED_FORWARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,76 +79,57 @@ class BlockContext:
 
     engine: Engine
     shape: LayerShape
-    programs: Mapping[str, CompiledLayer]
     worker: GradientWorker
     timings: Timings
     alpha: float
     workspace: Workspace = field(default_factory=Workspace)
+    outputs: dict[tuple[str, int], Surface] = field(default_factory=dict)
+
+    def backward_output(
+        self, kind: BlockKind, layer: int, layouts: Mapping[str, LayerProgram]
+    ) -> Surface:
+        """The surface of a block's backward output; layers alternate between two of each kind."""
+        key = (kind.name, layer % 2)
+        if key not in self.outputs:
+            layout = layouts[f"{kind.name}_backward"]
+            self.outputs[key] = surface_of(self.engine, layout.output)
+        return self.outputs[key]
 
 
 class ResidualBlock:
-    """One block of one layer, with its own input surfaces, so that its weights stay staged."""
+    """One block of one layer."""
 
     def __init__(
-        self, kind: BlockKind, layer: int, shared: BlockContext, backward_output: Surface
+        self, kind: BlockKind, layer: int, shared: BlockContext, programs: BlockPrograms
     ) -> None:
         self.kind = kind
         self.prefix = f"layers.{layer}."
         self.shared = shared
+        self.programs = programs
         shape = shared.shape
         self.gains = kind.gains if shape.qk_norm else ()
-        self.forward_program = shared.programs[f"{kind.name}_forward"].bind(shared.engine)
-        backward = shared.programs[f"{kind.name}_backward"]
-        self.backward_program = backward.bind(shared.engine, backward_output)
         self.input = np.zeros((shape.dim, shape.sequence), np.float32)
-        self.inverse_rms = np.zeros(shape.sequence, np.float32)
-
-    def stage_weights(self, weights: Arena) -> None:
-        """Rounds the current weights into both input surfaces."""
-        with self.shared.timings.measure("io"):
-            for weight in self.kind.weights:
-                values = weights[self.prefix + weight.name]
-                for program, transposed in (
-                    (self.forward_program, weight.forward_transposed),
-                    (self.backward_program, weight.backward_transposed),
-                ):
-                    program.stage(weight.name, values, transposed=transposed)
-            if self.gains:
-                gamma = np.concatenate([weights[self.prefix + name] for name in self.gains])
-                repeated = np.repeat(gamma[:, None], self.shared.shape.sequence, axis=1)
-                self.forward_program.stage("gamma", repeated)
-                self.backward_program.stage("gamma", repeated)
 
     def forward(self, x: Array, weights: Arena) -> None:
         """x [D, S] becomes x + alpha * f(norm(x)), in place; keeps what backward needs."""
-        shared, program = self.shared, self.forward_program
-        with shared.timings.measure("elementwise"):
+        timings, program = self.shared.timings, self.programs.forward
+        with timings.measure("elementwise"):
             np.copyto(self.input, x)
-            normalized = shared.workspace.array("normalized", *x.shape)
-            arithmetic.rmsnorm_forward(
-                shared.engine.context,
-                x,
-                weights[self.prefix + self.kind.norm],
-                shared.shape.norm_epsilon,
-                normalized,
-                self.inverse_rms,
-            )
-        with shared.timings.measure("io"):
-            program.stage("x", normalized)
-        with shared.timings.measure("engine"):
+        self.programs.feed(self.input, weights)
+        with timings.measure("engine"):
             program.request.evaluate()
-        with shared.timings.measure("io"):
-            program.read("y", x, alpha=shared.alpha, beta=1.0)
+        with timings.measure("io"):
+            program.read("y", x, alpha=self.shared.alpha, beta=1.0)
 
     def backward(self, dx: Array, weights: Arena, gradients: Arena) -> None:
         """dx [D, S], the gradient of the block's output, becomes that of its input, in place."""
-        shared, program = self.shared, self.backward_program
+        shared, program, forward = self.shared, self.programs.backward, self.programs.forward
         with shared.timings.measure("blas"):
             shared.worker.wait(program.target)
         with shared.timings.measure("io"):
             program.stage("dy", dx, scale=shared.alpha)
             for tap, name in self.kind.taps:
-                program.copy_tap(name, self.forward_program, tap)
+                program.copy_tap(name, forward, tap)
         with shared.timings.measure("engine"):
             program.request.evaluate()
         with shared.timings.measure("io"):
@@ -157,7 +140,7 @@ class ResidualBlock:
                 shared.engine.context,
                 self.input,
                 weights[norm],
-                self.inverse_rms,
+                self.programs.inverse_rms(self.input, weights),
                 dnormalized,
                 dx,
                 gradients[norm],
@@ -179,25 +162,15 @@ class ResidualBlock:
                 gradient += columns.sum(axis=1)
 
     def _factor(self, path: str, role: str) -> Array:
+        workspace = self.shared.worker.workspace
+        if path == "normalized":
+            return self.programs.normalized(workspace.array(role, *self.input.shape))
         program_name, side, block_name = path.split(".")
-        program = self.forward_program if program_name == "forward" else self.backward_program
+        programs = self.programs
+        program = programs.forward if program_name == "forward" else programs.backward
         packing = program.layout.input if side == "input" else program.layout.output
         block = packing[block_name]
-        out = self.shared.worker.workspace.array(role, block.rows, block.columns)
+        out = workspace.array(role, block.rows, block.columns)
         if side == "input":
             return program.read_input(block_name, out)
         return program.read(block_name, out)
-
-
-def bind_blocks(shared: BlockContext, layers: int) -> list[ResidualBlock]:
-    """All blocks in forward order. Backward outputs alternate between two surfaces a kind."""
-    outputs: dict[tuple[str, int], Surface] = {}
-    blocks = []
-    for layer in range(layers):
-        for kind in (ATTENTION, FEED_FORWARD):
-            key = (kind.name, layer % 2)
-            program = shared.programs[f"{kind.name}_backward"]
-            if key not in outputs:
-                outputs[key] = program.surface(shared.engine, program.layout.output)
-            blocks.append(ResidualBlock(kind, layer, shared, outputs[key]))
-    return blocks

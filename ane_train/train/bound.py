@@ -10,6 +10,11 @@ from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import LayerProgram, Packing
 
 
+def surface_of(engine: Engine, packing: Packing) -> Surface:
+    """A zeroed surface for a packing."""
+    return engine.context.surface(packing.channels, packing.width, engine.element_size)
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledLayer:
     """A layer program and what the engine made of it; shared by all layers."""
@@ -17,14 +22,10 @@ class CompiledLayer:
     layout: LayerProgram
     compiled: Program
 
-    def surface(self, engine: Engine, packing: Packing) -> Surface:
-        """A zeroed surface for one of the two packings."""
-        return engine.context.surface(packing.channels, packing.width, engine.element_size)
-
     def bind(self, engine: Engine, output: Surface | None = None) -> BoundProgram:
         """Binds to a new input surface and to `output`, or to a new one."""
-        source = self.surface(engine, self.layout.input)
-        target = output or self.surface(engine, self.layout.output)
+        source = surface_of(engine, self.layout.input)
+        target = output or surface_of(engine, self.layout.output)
         request = self.compiled.request([source], [target])
         return BoundProgram(self.layout, source, target, request)
 

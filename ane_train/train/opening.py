@@ -45,7 +45,13 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         memory_available = check_memory(config, spec)
         engine = _engine(config)
         stack.callback(engine.close)
-        step = TrainingStep(spec, engine, _sequence(config), residual_scale=_alpha(config, spec))
+        step = TrainingStep(
+            spec,
+            engine,
+            _sequence(config),
+            residual_scale=_alpha(config, spec),
+            pipeline=config.pipeline,
+        )
         stack.callback(step.close)
         if resumed is None:
             folder = create(spec.name, out=Path(config.out) if config.out else None)
@@ -99,7 +105,7 @@ def _refusals(step: TrainingStep, engine: Engine) -> list[str]:
     if engine.chip is not None:
         return []
     chip = likely_chip(default_cache())
-    findings = (find for layout in step.programs for find in verify(layout.program, chip))
+    findings = (find for layout in step.pipeline.programs for find in verify(layout.program, chip))
     reasons = {find.reason: find for find in findings if find.severity == "refuse"}
     first = [f"{find.subject} {find.reason}" for find in list(reasons.values())[:1]]
     return [f"an ANE ({chip.name}) would refuse these programs: {text}" for text in first]
@@ -144,7 +150,7 @@ def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | 
 
 def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes that a run of `config` takes."""
-    return estimate(spec, _sequence(config), config.numerics).total
+    return estimate(spec, _sequence(config), config.numerics, config.pipeline).total
 
 
 def check_memory(config: RunConfig, spec: ModelSpec) -> int:

@@ -208,7 +208,7 @@ class Session:
         state = load(checkpoint, self.tensors(), model=self.parts.spec.fingerprint)
         self.progress = Progress.from_dict(state.values["progress"])
         self.saved_step = self.progress.step
-        self.step.stage_weights()
+        self.step.refresh()
         if state.values["data"] != self.parts.data.fingerprint:
             return "the data is not what this run was trained on so far: batches will differ"
         return None

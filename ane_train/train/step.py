@@ -7,8 +7,9 @@ that is not finite it changes nothing and names the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import isfinite, sqrt
 
 import numpy as np
@@ -19,12 +20,18 @@ from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
-from ane_train.programs import layer_programs
-from ane_train.train.block import BlockContext, bind_blocks
-from ane_train.train.bound import CompiledLayer
+from ane_train.train.block import KINDS, BlockContext, ResidualBlock
+from ane_train.train.dynamic import DynamicPipeline
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.head import Head, Tokens
+from ane_train.train.pipeline import Pipeline, Refresh
+from ane_train.train.static import StaticPipeline
 from ane_train.train.timings import Timings
+
+PIPELINES: Mapping[str, Callable[[BlockContext, Arena, int], Pipeline]] = {
+    "dynamic": DynamicPipeline,
+    "static": StaticPipeline,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,13 @@ class TrainingStep:
     """A model bound to an engine, with its optimizer."""
 
     def __init__(
-        self, spec: ModelSpec, engine: Engine, sequence: int, *, residual_scale: float = 1.0
+        self,
+        spec: ModelSpec,
+        engine: Engine,
+        sequence: int,
+        *,
+        residual_scale: float = 1.0,
+        pipeline: str = "dynamic",
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
@@ -61,25 +74,24 @@ class TrainingStep:
         self.worker = GradientWorker()
         self.head = Head(spec, sequence, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
-        self.programs = layer_programs(shape)
-        compiled = {
-            layout.name: CompiledLayer(layout, engine.compile(layout.program, layout.name))
-            for layout in self.programs
-        }
-        shared = BlockContext(
-            engine, shape, compiled, self.worker, self.timings, float(residual_scale)
-        )
-        self.blocks = bind_blocks(shared, spec.layers)
+        shared = BlockContext(engine, shape, self.worker, self.timings, float(residual_scale))
+        self.pipeline = PIPELINES[pipeline](shared, self.weights, spec.layers)
+        self.blocks = [
+            ResidualBlock(kind, layer, shared, self.pipeline.block(kind.name, layer))
+            for layer in range(spec.layers)
+            for kind in KINDS
+        ]
 
     def initialize(self, seed: int) -> None:
-        """Fresh weights, staged."""
+        """Fresh weights, in the programs."""
         initialize(self.weights, self.table, seed)
-        self.stage_weights()
+        self.refresh()
 
-    def stage_weights(self) -> None:
-        """Rounds the weights into the surfaces of every layer; after any change of the weights."""
-        for block in self.blocks:
-            block.stage_weights(self.weights)
+    def refresh(self) -> None:
+        """Brings the weights into the programs of every layer; after any change of the weights."""
+        with self.pipeline.refreshing() as refresh:
+            for layer in range(self.spec.layers):
+                refresh(layer)
 
     def activations(self, tokens: Tokens) -> Array:
         """Residual stream [D, S] after the last layer, of S tokens."""
@@ -127,17 +139,17 @@ class TrainingStep:
     ) -> Update:
         """AdamW with gradients * gradient_scale, clipped by global norm; zeroes the gradients.
 
-        `step` counts applied updates from 1. Weights are staged again. A gradient that is not
-        finite leaves weights and moments as they were.
+        `step` counts applied updates from 1. The programs get the new weights. A gradient that is
+        not finite leaves weights and moments as they were.
         """
         with self.timings.measure("optimizer"):
             norm, bad = self._gradient_norm(gradient_scale)
-            if bad is None:
-                clipping = optimizer.clip / norm if 0 < optimizer.clip < norm else 1.0
-                self._apply(optimizer, learning_rate, step, gradient_scale * clipping)
-            self.gradients.flat.fill(0.0)
         if bad is None:
-            self.stage_weights()
+            clipping = optimizer.clip / norm if 0 < optimizer.clip < norm else 1.0
+            with self.pipeline.refreshing() as refresh:
+                self._apply(optimizer, learning_rate, step, gradient_scale * clipping, refresh)
+        with self.timings.measure("optimizer"):
+            self.gradients.flat.fill(0.0)
         return Update(norm, bad)
 
     def _gradient_norm(self, gradient_scale: float) -> tuple[float, str | None]:
@@ -150,23 +162,31 @@ class TrainingStep:
             squares += square
         return sqrt(squares) * gradient_scale, None
 
-    def _apply(self, optimizer: AdamW, learning_rate: float, step: int, scale: float) -> None:
-        for parameter in self.table:
-            arithmetic.adamw(
-                self.engine.context,
-                *(arena[parameter.name].reshape(-1) for arena in self._arenas()),
-                learning_rate=learning_rate,
-                beta1=optimizer.beta1,
-                beta2=optimizer.beta2,
-                epsilon=optimizer.epsilon,
-                weight_decay=optimizer.weight_decay if parameter.decays else 0.0,
-                gradient_scale=scale,
-                step=step,
-            )
+    def _apply(
+        self, optimizer: AdamW, learning_rate: float, step: int, scale: float, refresh: Refresh
+    ) -> None:
+        """Updates layer by layer; each is refreshed as soon as it is done."""
+        for layer, parameters_ in groupby(self.table, lambda parameter: parameter.layer):
+            with self.timings.measure("optimizer"):
+                for parameter in parameters_:
+                    arithmetic.adamw(
+                        self.engine.context,
+                        *(arena[parameter.name].reshape(-1) for arena in self._arenas()),
+                        learning_rate=learning_rate,
+                        beta1=optimizer.beta1,
+                        beta2=optimizer.beta2,
+                        epsilon=optimizer.epsilon,
+                        weight_decay=optimizer.weight_decay if parameter.decays else 0.0,
+                        gradient_scale=scale,
+                        step=step,
+                    )
+            if layer is not None:
+                refresh(layer)
 
     def _arenas(self) -> Sequence[Arena]:
         return (self.weights, self.gradients, self.first_moment, self.second_moment)
 
     def close(self) -> None:
-        """Ends the gradient thread. The engine stays open."""
+        """Ends the threads of gradients and of the pipeline. The engine stays open."""
+        self.pipeline.close()
         self.worker.close()

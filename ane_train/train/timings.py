@@ -10,7 +10,11 @@ KINDS = ("engine", "io", "blas", "elementwise", "optimizer", "data")
 
 
 class Timings:
-    """Seconds by kind. Work on the gradient thread, which hides behind the engine: "overlapped"."""
+    """Seconds by kind, further ones where they are measured.
+
+    Work on the gradient thread, which hides behind the engine, is "overlapped"; waiting for
+    programs that are being compiled is "compile".
+    """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys((*KINDS, "overlapped"), 0.0)
@@ -22,9 +26,9 @@ class Timings:
         try:
             yield
         finally:
-            self.seconds[kind] += time.perf_counter() - start
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
         """The seconds so far; starts again from zero."""
-        taken, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
+        taken, self.seconds = self.seconds, dict.fromkeys((*KINDS, "overlapped"), 0.0)
         return taken

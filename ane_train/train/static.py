@@ -1,0 +1,212 @@
+"""The static pipeline: weights are constants of the programs, and a refresh compiles them anew.
+
+A thread compiles: forward programs as soon as their layer's weights are there, backward ones after
+them in the order of their use, while the next step begins. A program is awaited where it is
+evaluated, so no bit depends on the time that compiling takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from ane_train.engine import Engine
+from ane_train.errors import EngineError
+from ane_train.model.arena import Arena, Array
+from ane_train.native import arithmetic
+from ane_train.native.engine import Program, Request, Surface
+from ane_train.programs import Constants, LayerProgram, layer_programs
+from ane_train.train.block import KINDS, BlockContext, BlockKind
+from ane_train.train.bound import BoundProgram, surface_of
+from ane_train.train.pipeline import Refresh
+from ane_train.train.timings import Timings
+
+_LARGEST = 4  # log2 of where x is scaled to: squares stay below 256
+_LARGEST_EPSILON = 2.0**15
+
+
+class CompiledSlot:
+    """One program of one block, on surfaces that stay while the program is replaced."""
+
+    def __init__(
+        self, engine: Engine, layout: LayerProgram, timings: Timings, target: Surface | None = None
+    ) -> None:
+        self.layout, self._engine, self._timings = layout, engine, timings
+        self._text = engine.print(layout.program, layout.name)
+        self._source = surface_of(engine, layout.input)
+        self._target = target or surface_of(engine, layout.output)
+        self._program: Program | None = None
+        self._request: Request | None = None
+        self._pending: Future[None] | None = None
+
+    def renew(self, compiler: ThreadPoolExecutor) -> None:
+        """Queues the replacement of the program by one with the weights as they are now."""
+        self._pending = compiler.submit(self._compile)
+
+    def wait(self) -> None:
+        """Returns when nothing is being compiled; raises what went wrong."""
+        if self._pending is not None:
+            with self._timings.measure("compile"):
+                self._pending.result()
+            self._pending = None
+
+    @property
+    def bound(self) -> BoundProgram:
+        """The program with the weights of the last refresh."""
+        self.wait()
+        if self._request is None:
+            raise EngineError("the budget of compiles is spent; resume the run in a new process")
+        return BoundProgram(self.layout, self._source, self._target, self._request)
+
+    def release(self) -> None:
+        """Unloads the program, if there is one."""
+        for handle in (self._request, self._program):
+            if handle is not None:
+                handle.close()
+        self._request = self._program = None
+
+    def _compile(self) -> None:
+        """Runs on the compile thread; the old program goes first, to keep few of them loaded."""
+        self.release()
+        files = self._engine.weight_files(self.layout.program)
+        self._program = self._engine.context.compile(self._text, files)
+        self._request = self._program.request([self._source], [self._target])
+
+
+class CompiledBlock:
+    """Both programs of one block."""
+
+    def __init__(
+        self, kind: BlockKind, layer: int, shared: BlockContext, slots: dict[str, CompiledSlot]
+    ) -> None:
+        self.kind, self.prefix, self.shared = kind, f"layers.{layer}.", shared
+        self.forward_slot = slots[f"{kind.name}_forward"]
+        self.backward_slot = slots[f"{kind.name}_backward"]
+
+    @property
+    def forward(self) -> BoundProgram:
+        """The forward program, awaited."""
+        return self.forward_slot.bound
+
+    @property
+    def backward(self) -> BoundProgram:
+        """The backward program, awaited."""
+        return self.backward_slot.bound
+
+    def feed(self, x: Array, weights: Arena) -> None:
+        """Stages x, scaled to fit fp16, and the epsilon that goes with the scale."""
+        forward, epsilon = self.forward, self.shared.shape.norm_epsilon
+        with self.shared.timings.measure("io"):
+            scale = norm_scale(x, epsilon)
+            forward.stage("x", x, scale=scale)
+            scaled = np.full((1, x.shape[1]), epsilon * scale**2, np.float32)
+            forward.stage("epsilon", scaled)
+
+    def inverse_rms(self, x: Array, weights: Arena) -> Array:
+        """Computed again: the program keeps its own to itself."""
+        shared = self.shared
+        inverse = shared.workspace.array("inverse_rms", x.shape[1])
+        arithmetic.rmsnorm_forward(
+            shared.engine.context,
+            x,
+            weights[self.prefix + self.kind.norm],
+            shared.shape.norm_epsilon,
+            shared.workspace.array("normalized", *x.shape),
+            inverse,
+        )
+        return inverse
+
+    def normalized(self, out: Array) -> Array:
+        """The forward program's tap."""
+        return self.forward.read("normalized", out)
+
+
+def norm_scale(x: Array, epsilon: float) -> float:
+    """The power of two by which x is staged for RMSNorm, which does not change by it.
+
+    The largest |x| comes to lie in [8, 16) unless that made epsilon * scale^2 too large for fp16.
+    """
+    largest = max(float(x.max()), -float(x.min()))
+    if not 0 < largest < math.inf:
+        return 1.0
+    most = math.floor(math.log2(_LARGEST_EPSILON / epsilon) / 2)
+    return 2.0 ** min(_LARGEST - math.frexp(largest)[1], most)
+
+
+class StaticPipeline:
+    """Programs of its own for each layer; they follow the weights as far as the budget goes."""
+
+    def __init__(self, shared: BlockContext, weights: Arena, layers: int) -> None:
+        self._engine, self._layers = shared.engine, layers
+        self._slots: list[dict[str, CompiledSlot]] = []
+        for layer in range(layers):
+            layouts = {p.name: p for p in layer_programs(shared.shape, _constants(weights, layer))}
+            outputs = {
+                f"{kind.name}_backward": shared.backward_output(kind, layer, layouts)
+                for kind in KINDS
+            }
+            self._slots.append(
+                {
+                    name: CompiledSlot(shared.engine, layout, shared.timings, outputs.get(name))
+                    for name, layout in layouts.items()
+                }
+            )
+        self.programs: tuple[LayerProgram, ...] = tuple(s.layout for s in self._slots[0].values())
+        self._count = len(self.programs) * layers
+        shared.engine.budget.require(self._count, self._count, "a step of the static pipeline")
+        self._blocks = {
+            (kind.name, layer): CompiledBlock(kind, layer, shared, slots)
+            for layer, slots in enumerate(self._slots)
+            for kind in KINDS
+        }
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self.ready = False
+
+    def block(self, kind: str, layer: int) -> CompiledBlock:
+        """The programs of a block."""
+        return self._blocks[kind, layer]
+
+    @contextmanager
+    def refreshing(self) -> Iterator[Refresh]:
+        """Gives the function that compiles a layer's programs, or lets them go where none fit."""
+        self._wait()
+        live = self._count if self.ready else 0
+        self.ready = self._engine.budget.fits(self._count, self._count - live)
+        yield self._renew_forward if self.ready else self._release
+        if self.ready:
+            for layer in reversed(range(self._layers)):
+                for kind in reversed(KINDS):
+                    self._blocks[kind.name, layer].backward_slot.renew(self._compiler)
+
+    def _renew_forward(self, layer: int) -> None:
+        for kind in KINDS:
+            self._blocks[kind.name, layer].forward_slot.renew(self._compiler)
+
+    def _release(self, layer: int) -> None:
+        for slot in self._slots[layer].values():
+            slot.release()
+
+    def _wait(self) -> None:
+        for slots in self._slots:
+            for slot in slots.values():
+                slot.wait()
+
+    def close(self) -> None:
+        """Ends the compile thread after what it does now."""
+        self._compiler.shutdown(cancel_futures=True)
+
+
+def _constants(weights: Arena, layer: int) -> Constants:
+    """Views of a layer's weights, by their names within the layer."""
+    prefix = f"layers.{layer}."
+    return Constants(
+        {
+            name.removeprefix(prefix): view
+            for name, view in weights.views.items()
+            if name.startswith(prefix)
+        }
+    )
