@@ -8,9 +8,10 @@ import sys
 from importlib import metadata
 
 from ane_train.doctor.report import Facts
-from ane_train.engine.machine import cpu_facts, sysctl, this_machine
+from ane_train.engine.machine import cpu_facts, this_machine
 from ane_train.native.engine import Context
 from ane_train.native.library import compiler
+from ane_train.native.system import sysctl_number
 
 # Instruction sets that the core and BLAS choose kernels by: as Linux and macOS call them.
 _LINUX_SETS = ("avx", "avx2", "avx512f", "avx512_fp16", "f16c", "fma", "asimd", "fphp", "asimdhp")
@@ -46,11 +47,7 @@ def _system() -> str:
 
 def _instructions() -> tuple[str, ...]:
     if sys.platform == "darwin":
-        return tuple(name for name in _MAC_SETS if _is_set(f"hw.optional.arm.{name}"))
+        return tuple(name for name in _MAC_SETS if sysctl_number(f"hw.optional.arm.{name}"))
     facts = cpu_facts()
     there = set((facts.get("flags") or facts.get("Features") or "").split())
     return tuple(name for name in _LINUX_SETS if name in there)
-
-
-def _is_set(name: str) -> bool:
-    return sysctl(name).startswith("\x01")  # an integer, little endian

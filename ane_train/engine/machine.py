@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ane_train import __version__
 from ane_train.mil import CHIPS, Chip
+from ane_train.native.system import sysctl_text
 
 _BRAND = re.compile(r"Apple M(\d+)")
 
@@ -30,7 +30,7 @@ class Machine:
 def this_machine() -> Machine:
     """The machine at hand."""
     if sys.platform == "darwin":
-        chip, build = sysctl("machdep.cpu.brand_string"), sysctl("kern.osversion")
+        chip, build = sysctl_text("machdep.cpu.brand_string"), sysctl_text("kern.osversion")
     else:
         chip, build = cpu_facts().get("model name", ""), platform.release()
     return Machine(chip or platform.machine(), build or "unknown", __version__)
@@ -51,15 +51,3 @@ def cpu_facts() -> dict[str, str]:
         return {}
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     return {name.strip(): value.strip() for name, value in pairs}
-
-
-def sysctl(name: str) -> str:
-    """A text of the macOS kernel by its name, or "" where there is none."""
-    ask = ctypes.CDLL(None).sysctlbyname
-    size = ctypes.c_size_t(0)
-    if ask(name.encode(), None, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
-        return ""
-    text = ctypes.create_string_buffer(size.value)
-    if ask(name.encode(), text, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
-        return ""
-    return text.value.decode("utf-8", "replace")

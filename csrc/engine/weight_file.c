@@ -1,11 +1,10 @@
 /* weight_file.c: builds weight files in memory (layout: weight_format.h). Whatever can fail is
  * checked before the file changes. */
-#include "base.h"
-
 #include <math.h>
 #include <string.h>
 
-#include "weight_format.h"
+#include "../base/base.h"
+#include "../base/weight_format.h"
 
 #define FIRST_BEYOND_HALF 65520.0f /* rounds to infinity */
 #define GREATEST_HALF 65504.0f
