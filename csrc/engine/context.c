@@ -15,6 +15,13 @@
 #include <sched.h>
 #endif
 
+/* Where a driver that is part of this library is found, also if nobody else sees the library. */
+#if defined(RTLD_SELF)
+#define LINKED_IN RTLD_SELF
+#else
+#define LINKED_IN RTLD_DEFAULT
+#endif
+
 #define MOST_THREADS 1024
 #define ALL_HAZARDS (ANE_HAZARD_MATMUL_RANGE | ANE_HAZARD_REDUCE_FP16 | ANE_HAZARD_WIDTH_SLICE)
 
@@ -56,7 +63,7 @@ static ane_status open_driver(const ane_options *options, const ane_driver **dri
         return ANE_OK;
     }
     const char *path = options->driver_path;
-    void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) : RTLD_DEFAULT;
+    void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) : LINKED_IN;
     if (path && !library)
         return ane_fail(error, ANE_ERROR_MISSING, "cannot open the driver: %s", dlerror());
     const ane_driver *(*find)(void) =
