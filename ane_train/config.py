@@ -203,6 +203,11 @@ class RunConfig:
     driver: FilePath | None = _machine(
         None, "library that drives the ANE; default: the one built with this package"
     )
+    dispatch: str = _machine(
+        "auto",
+        "way of the ANE's evaluations; auto: what `doctor` found fastest, or else queue",
+        choices=("auto", "queue", "direct", "realtime"),
+    )
     pipeline: str = _machine(
         "dynamic",
         "weights as inputs of programs, or as constants, compiled anew after each step",

@@ -24,7 +24,7 @@ from apple.session import (
     weight_file,
 )
 from apple_process import run_python
-from runs import TINY, arrays, losses, same_bits, trained
+from runs import TINY, ane_train, arrays, losses, same_bits, trained
 
 from ane_train.native.engine import ContextOptions, describe_engine
 from ane_train.native.library import find_blas
@@ -285,3 +285,19 @@ def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_b
     assert left["live"] == {}
     assert left["loaded"] == left["unpooled"] == left["surface_violations"] == 0
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("way", "action"),
+    [("direct", "evaluate a program"), ("realtime", "load a program for real-time evaluation")],
+)
+def test_a_run_evaluates_in_the_way_that_is_asked_for(
+    way: str, action: str, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("ANE_STANDIN_FAIL", "connection:1000000")
+    settings = (*TINY, "--steps", 1, "--engine", "ane", "--driver", driver, "--dispatch")
+    queue, other = (ane_train(tmp_path, *settings, each) for each in ("queue", way))
+    assert queue.returncode == 0, queue.stderr
+    assert other.returncode == 8
+    assert f"cannot {action}: the system gives no reason" in other.stderr

@@ -176,6 +176,7 @@ def _engine(config: RunConfig) -> Engine:
             threads=config.threads,
             compile_limit=config.compile_limit or 0,
             driver=config.driver,
+            dispatch=None if config.dispatch == "auto" else config.dispatch,
             profiles=default_cache(),
         )
     )
