@@ -269,6 +269,7 @@ def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_b
 ) -> None:
     report, temporary = tmp_path / "report.json", tmp_path / "temporary"
     temporary.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
     monkeypatch.setenv("ANE_STANDIN_REPORT", str(report))
@@ -294,6 +295,7 @@ def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_b
 def test_a_run_evaluates_in_the_way_that_is_asked_for(
     way: str, action: str, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("ANE_STANDIN_FAIL", "connection:1000000")
     settings = (*TINY, "--steps", 1, "--engine", "ane", "--driver", driver, "--dispatch")
