@@ -1,4 +1,4 @@
-"""The driver of the Neural Engine as source: its private calls agree with its one table of them."""
+"""The driver of the Neural Engine as source, and its build on macOS."""
 
 from __future__ import annotations
 
@@ -12,44 +12,6 @@ from ane_train import _build
 
 ROOT = Path(__file__).parent.parent
 APPLE = ROOT / "csrc" / "apple"
-CAST = re.compile(
-    r"\(\(([^()]+?)\s*\(\*\)\(([^()]*)\)\)\s*objc_msgSend\)\(\s*\w+,\s*@selector\(([^()]*)\)"
-)
-ROW = re.compile(r'\{[A-Z_]+, \'([+-])\', "(\w+)",\s*"([^"]+)",\s*"([^"]+)"')
-ENCODINGS = {
-    "id": "@",
-    "SEL": ":",
-    "BOOL": "B",
-    "unsigned int": "I",
-    "NSError **": "^@",
-    "IOSurfaceRef": "^{__IOSurface=}",
-}
-
-
-def cast_encodings() -> dict[str, str]:
-    """Type encoding of every cast in calls.h, by selector."""
-    found = {}
-    for result, arguments, selector in CAST.findall((APPLE / "calls.h").read_text()):
-        types = [result, *(argument.strip() for argument in arguments.split(","))]
-        found[re.sub(r"\s", "", selector)] = "".join(ENCODINGS[name] for name in types)
-    return found
-
-
-def table_encodings() -> dict[str, str]:
-    rows = ROW.findall((APPLE / "framework.m").read_text())
-    return {selector: encoding for _, _, selector, encoding in rows}
-
-
-def test_every_private_call_is_cast_to_the_encoding_that_is_checked_before() -> None:
-    calls = (APPLE / "calls.h").read_text()
-    assert len(cast_encodings()) == calls.count("objc_msgSend)") > 0
-    assert cast_encodings() == table_encodings()
-
-
-def test_every_selector_takes_as_many_arguments_as_its_encoding() -> None:
-    for selector, encoding in table_encodings().items():
-        arguments = re.findall(r"\^\{[^}]*\}|\^?.", encoding)[3:]
-        assert len(arguments) == selector.count(":"), selector
 
 
 def test_private_messages_are_sent_in_one_file_only() -> None:

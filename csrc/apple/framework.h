@@ -23,7 +23,7 @@ typedef struct framework_method {
     char kind; /* '+' of the class, '-' of its objects */
     const char *class_name, *selector;
     const char *encoding; /* without offsets */
-    const char *seen;     /* on which systems, by published reports */
+    const char *seen;     /* which projects published it */
 } framework_method;
 
 typedef enum method_verdict { METHOD_SAME, METHOD_MISSING, METHOD_DIFFERENT } method_verdict;

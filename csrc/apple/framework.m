@@ -13,9 +13,9 @@
 #define CLIENT_PARTS (PART_DIRECT | PART_REALTIME)
 #define INNER_PARTS (PART_ATTRIBUTES | PART_DIRECT | PART_REALTIME)
 
-/* Reports: maderix/ANE (M4, M5), Orion (M4 Max), libane and tmc/apple (M3 Pro, M4). */
+/* Published reports, by project; dev-erik is a fork of maderix/ANE. */
 #define SEEN_ALL "maderix/ANE, Orion, libane, tmc/apple"
-#define SEEN_CLIENT "macOS 15, M4 Max; macOS 26, M3 Pro"
+#define SEEN_CLIENT "dev-erik, libane, tmc/apple"
 #define SEEN_TMC "tmc/apple"
 
 static const framework_method METHODS[] = {
