@@ -12,6 +12,7 @@ from apple.build import CSRC
 from apple.cross import allowed
 from apple.cross.casts import check_cast, check_file
 from apple.cross.macho import (
+    build_library,
     build_macos,
     exports,
     imports,
@@ -20,6 +21,8 @@ from apple.cross.macho import (
     stub_text,
 )
 from apple.private_api import BY_SELECTOR, CLASSES, METHODS
+
+from ane_train.native.library import lib
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built there by Apple's compiler")
 
@@ -46,6 +49,11 @@ def test_one_symbol_is_exported(image: lief.MachO.Binary) -> None:
     assert exports(image) == allowed.EXPORTS
 
 
+def test_the_whole_library_for_c_programs_links_with_the_driver_in_it() -> None:
+    functions = {f"_{name}" for name in dir(lib) if name.startswith("ane_")}
+    assert exports(parse(build_library())) == functions | allowed.EXPORTS
+
+
 def test_what_is_imported_is_exactly_what_is_allowed(image: lief.MachO.Binary) -> None:
     assert imports(image) == allowed.importable()
     linked = {str(each.name) for each in image.libraries} - {"@rpath/libane_driver.dylib"}
@@ -55,10 +63,11 @@ def test_what_is_imported_is_exactly_what_is_allowed(image: lief.MachO.Binary) -
 def test_every_selector_is_a_known_private_or_an_allowed_public_one(
     image: lief.MachO.Binary,
 ) -> None:
-    selectors = strings(image, "__objc_methname")
-    assert selectors - set(BY_SELECTOR) == allowed.PUBLIC_SELECTORS
-    assert {each for each in strings(image, "__cstring") if each.startswith("_ANE")} == CLASSES
-    assert allowed.FRAMEWORK in strings(image, "__cstring")
+    selectors, others = strings(image, "__objc_methname"), strings(image, "__cstring")
+    assert selectors <= set(BY_SELECTOR) | allowed.PUBLIC_SELECTORS
+    assert selectors | others >= allowed.PUBLIC_SELECTORS, "the linker keeps equal texts once"
+    assert {each for each in others if each.startswith("_ANE")} == CLASSES
+    assert allowed.FRAMEWORK in others
 
 
 def test_every_known_method_is_sent_and_cast_as_it_is_known() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lief
 
+from ane_train._build import c_sources, compiler_flags
 from apple.build import CSRC, HERE, WARNINGS, cached, digest, run, sources_of, zig
 from apple.cross import allowed
 
 TARGET = ("-target", "aarch64-macos.14.0")
-COMPILE = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-fexceptions", f"-I{HERE / 'include'}")
+COMPILE = (*compiler_flags(), "-fexceptions", f"-I{HERE / 'include'}", f"-I{CSRC}")
 ARC = ("-fobjc-arc", "-fobjc-arc-exceptions", "-fblocks")
 FRAMEWORKS = (allowed.FOUNDATION, allowed.CORE_FOUNDATION, allowed.IOSURFACE)
 # What the linker adds to every library.
@@ -48,32 +50,42 @@ def write_stubs(folder: Path) -> list[str]:
     return found + [word for name in names for word in ("-framework", name)]
 
 
-def compile_macos(source: Path, output: Path, includes: Sequence[str] = ()) -> None:
+def compile_macos(source: Path, output: Path) -> None:
     """Compiles one file for macOS with warnings as errors; raises with the compiler's words."""
     arc = ARC if source.suffix == ".m" else ()
-    command = [*zig(), *TARGET, *COMPILE, *WARNINGS, *arc, *includes]
-    run([*command, "-c", str(source), "-o", str(output)])
+    run([*zig(), *TARGET, *COMPILE, *WARNINGS, *arc, "-c", str(source), "-o", str(output)])
+
+
+def apple_sources(csrc: Path) -> list[Path]:
+    """What belongs to the driver alone."""
+    return sorted(path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m"))
+
+
+def link_macos(name: str, sources: Sequence[Path]) -> Path:
+    """A library for macOS on arm64, against stubs that hold nothing but what is allowed."""
+    headers = [path for path in CSRC.rglob("*") if path.suffix in (".h", ".def")]
+    read = [*sources, *headers, *sources_of(HERE / "include", Path(__file__).parent)]
+
+    def make(folder: Path) -> None:
+        objects = [folder / f"{source.parent.name}_{source.name}.o" for source in sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_macos, sources, objects))
+        arguments = write_stubs(folder / "stubs")
+        shared = ["-dynamiclib", "-install_name", f"@rpath/{name}"]
+        files = [str(path) for path in objects]
+        run([*zig(), *TARGET, *shared, *files, *arguments, "-o", str(folder / name)])
+
+    return cached(f"macos-{digest(read, name)}", make) / name
 
 
 def build_macos(csrc: Path = CSRC) -> Path:
-    """The driver as a library for macOS on arm64."""
-    folders = [csrc / "apple", csrc / "base", csrc / "engine"]
-    sources = [*sources_of(*folders, HERE / "include"), Path(allowed.__file__), csrc / "ane.h"]
-    name = f"macos-{digest([*sources, Path(__file__)])}"
+    """The driver."""
+    return link_macos("libane_driver.dylib", [*apple_sources(csrc), csrc / "base" / "error.c"])
 
-    def make(folder: Path) -> None:
-        sources = [path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m")]
-        objects = []
-        for source in [*sources, csrc / "base" / "error.c"]:
-            objects.append(str(folder / f"{source.name}.o"))
-            compile_macos(source, Path(objects[-1]))
-        arguments = write_stubs(folder / "stubs")
-        output = folder / "libane_driver.dylib"
-        shared = ["-dynamiclib", "-install_name", "@rpath/libane_driver.dylib"]
-        run([*zig(), *TARGET, *shared, *objects, *arguments, "-o", str(output)])
-        shutil.rmtree(folder / "stubs")
 
-    return cached(name, make) / "libane_driver.dylib"
+def build_library() -> Path:
+    """What `make lib` makes on a Mac: the core with the driver in it."""
+    return link_macos("libane.dylib", [*c_sources(), *apple_sources(CSRC)])
 
 
 def parse(library: Path) -> lief.MachO.Binary:
