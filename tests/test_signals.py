@@ -50,11 +50,30 @@ with StopRequest():
 """
 
 
+HOLD = """
+import signal, sys
+from pathlib import Path
+from ane_train.train.signals import StopRequest
+with StopRequest(Path(sys.argv[1])) as stop:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    ends = stop.hold()
+print("held", flush=True)
+sys.stdin.readline()
+signal.set_wakeup_fd(-1)  # as in a new image
+with StopRequest(Path(sys.argv[1]), held=ends) as stop:
+    print(stop.reason, stop.take_save_request(), flush=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    print(len(mask), flush=True)
+"""
+
+
 @contextmanager
 def running(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has entered its StopRequest."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -103,6 +122,23 @@ def test_touched_files_ask_for_a_save_and_for_the_end(tmp_path: Path) -> None:
         assert [said(process), said(process)] == ["stopped", "end"]
         assert process.wait() == 0
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "while held"])
+def test_requests_that_are_held_reach_the_next_one(tmp_path: Path, before: bool) -> None:
+    with running(HOLD, tmp_path) as process:
+        for held in (False, True):
+            if held is not before:
+                process.send_signal(signal.SIGUSR1)
+                process.send_signal(signal.SIGTERM)
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            if not held:
+                assert said(process) == "held"
+        assert said(process) == "terminated True"
+        assert said(process) == "0"
+        assert process.wait() == 0
 
 
 def test_a_second_interrupt_ends_what_swallows_every_exception(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Any, Literal
@@ -29,6 +30,8 @@ class StopRequest:
 
     In a thread other than the main one, where Python has no signals, only the files are looked at.
 
+    `held` is what `hold` gave to the former image of this process.
+
     A second SIGINT ends the process at once with 130, after `before_exit` (which may restore the
     terminal). That is not done by raising KeyboardInterrupt, which an `except` or a `finally` on
     the way can swallow, nor in a Python handler, which must wait for the C call in progress, and an
@@ -38,10 +41,14 @@ class StopRequest:
     """
 
     def __init__(
-        self, folder: Path | None = None, before_exit: Callable[[], None] | None = None
+        self,
+        folder: Path | None = None,
+        before_exit: Callable[[], None] | None = None,
+        held: Sequence[int] = (),
     ) -> None:
         self._folder = folder
         self._before_exit = before_exit
+        self._held = held
         self._reason: StopReason | None = None
         self._save_requested = False
         self._former: dict[signal.Signals, Any] = {}
@@ -73,7 +80,41 @@ class StopRequest:
         )
         self._watcher.start()
         self._former = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._take_held()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
+
+    def hold(self) -> tuple[int, ...]:
+        """Keeps requests for the image that this process is about to exec; none is lost.
+
+        exec keeps which signals this thread blocks, and those that wait. Another thread may still
+        get one: CPython's handler writes its number to the wakeup descriptor the moment it comes,
+        here a pipe that the next image inherits; both its ends are returned. Until that image has
+        entered its StopRequest a second SIGINT waits as well. The handlers stay when this is left.
+        """
+        if self._watcher is None:
+            return ()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        ends = os.pipe()
+        for end in ends:
+            os.set_inheritable(end, True)
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
+        self._end_watcher()
+        numbers = [number for number, reason in _REASONS.items() if reason == self._reason]
+        numbers += [signal.SIGUSR1] if self._save_requested else []
+        os.write(ends[1], bytes(numbers))
+        if self._reason == "stopped" and self._folder is not None:
+            (self._folder / "stop").touch()
+        return ends
+
+    def _take_held(self) -> None:
+        """Heeds what `hold` kept and closes its pipe."""
+        with suppress(BlockingIOError):
+            for number in os.read(self._held[0], 4096) if self._held else ():
+                self._handle(number, None)
+        for end in self._held:
+            os.close(end)
 
     def __exit__(
         self,
@@ -86,6 +127,10 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._former_wakeup)
+        self._end_watcher()
+
+    def _end_watcher(self) -> None:
+        assert self._watcher is not None
         os.close(self._wakeup)
         self._watcher.join()
         self._watcher = None
