@@ -27,7 +27,7 @@ import torch
 from ane_train.errors import CheckpointError, DiskError
 from ane_train.train import durable
 from ane_train.train.checkpoint import load, read_state
-from ane_train.train.checkpoint_store import CheckpointStore, has_checkpoint, newest
+from ane_train.train.checkpoint_store import PASSING, CheckpointStore, has_checkpoint, newest
 
 CHILD = Path(child.__file__)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(CHILD.parent.parent)}
@@ -104,6 +104,20 @@ def test_the_last_and_the_best_survive_pruning(tmp_path: Path) -> None:
     child.save(store, 3)
     assert os.readlink(tmp_path / "last") == "step-000003"
     assert [child.load_whole(folder) for folder in store.steps()] == [2, 3, 5, 6]
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_passing_checkpoint_goes_when_it_is_no_longer_the_last(tmp_path: Path, keep: int) -> None:
+    store = CheckpointStore.open(tmp_path, keep=keep)
+    for step in (1, 2):
+        child.save(store, step)
+    for step in (3, 4):
+        store.save(step, child.tensors_of(step), {PASSING: True}, model=child.MODEL)
+        assert newest(tmp_path) == tmp_path / f"step-{step:06d}"
+        assert len(store.steps()) == 3
+    child.save(store, 5, best=True)
+    expected = [1, 2, 5] if keep == 0 else [2, 5]
+    assert [path.name for path in store.steps()] == [f"step-{step:06d}" for step in expected]
 
 
 def test_keeping_none_in_particular_keeps_all(tmp_path: Path) -> None:

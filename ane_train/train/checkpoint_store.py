@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ane_train.errors import DiskError
+from ane_train.errors import CheckpointError, DiskError
 from ane_train.train import durable
 from ane_train.train.checkpoint import (
     STATE_FILE,
     Tensors,
+    read_state,
     step_folder_name,
     step_of,
     write_checkpoint,
@@ -25,6 +26,7 @@ from ane_train.train.checkpoint import (
 
 LAST = "last"
 BEST = "best"
+PASSING = "passing"  # the key of a checkpoint's values that says that the next one replaces it
 
 _ASIDE = ".old-"
 _ROOM_FOR_HEADERS = 1 << 20
@@ -32,7 +34,10 @@ _ROOM_FOR_HEADERS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """Saves into `folder` and keeps the `keep` highest steps, `last` and `best`; 0 keeps all."""
+    """Saves into `folder` and keeps the `keep` highest steps, `last` and `best`; 0 keeps all.
+
+    A checkpoint whose values have PASSING is not among those: it goes when it is no longer `last`.
+    """
 
     folder: Path
     keep: int = 0
@@ -110,7 +115,9 @@ class CheckpointStore:
 
     def _prune(self) -> None:
         kept = {_target(self.folder / LAST), _target(self.folder / BEST)}
-        for folder in self.steps()[: -self.keep] if self.keep else ():
+        passing = [folder for folder in self.steps() if _is_passing(folder)]
+        lasting = [folder for folder in self.steps() if folder not in passing]
+        for folder in passing + (lasting[: -self.keep] if self.keep else []):
             if folder not in kept:
                 durable.remove_folder(folder)
 
@@ -171,6 +178,13 @@ def _target(link: Path) -> Path | None:
         if _is_checkpoint(path):
             return path
     return None
+
+
+def _is_passing(path: Path) -> bool:
+    try:
+        return PASSING in read_state(path).values
+    except CheckpointError:
+        return False
 
 
 def _is_checkpoint(path: Path) -> bool:
