@@ -6,7 +6,7 @@ import math
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from ane_train.errors import ConfigError, DataError, DiskError
 from ane_train.metrics.events import (
     Broadcast,
     Evaluated,
+    RunContinued,
     Saved,
     Warned,
 )
@@ -116,6 +117,41 @@ def test_resuming_where_a_run_ended_keeps_all_its_bytes(tmp_path):
     before = (tmp_path / "metrics.jsonl").read_text()
     write(tmp_path, started(tmp_path, first_step=1), step(2))
     assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+
+
+def test_resuming_where_a_step_was_left_unfinished_drops_what_followed_it(tmp_path):
+    write(tmp_path, started(tmp_path), step(1), step(2), Evaluated(2, 5.0, 148.4), step(3))
+    lines = write(tmp_path, started(tmp_path, first_step=2, resumed=True, repeats=True))
+    assert [(line["type"], line["step"]) for line in lines] == [
+        ("start", 0),
+        ("step", 1),
+        ("step", 2),
+        ("start", 2),
+    ]
+
+
+def test_metrics_and_log_go_on_in_another_process_as_in_one(tmp_path):
+    events = [started(tmp_path), step(1), step(2), Warned("hot"), step(3), step(4), step(5)]
+    texts = []
+    for parts in ([events], [events[:4], events[4:6], events[6:]]):
+        memory = {}
+        for number, part in enumerate(parts):
+            on_event = Broadcast([JsonlFile(now), LogFile(4, now)])
+            if number:
+                on_event(RunContinued(events[0], memory, 0.0))
+            for event in part:
+                on_event(event)
+            memory = json.loads(json.dumps(on_event.hand_over()))
+            on_event.close()
+        files = [tmp_path / name for name in ("metrics.jsonl", "log.txt")]
+        texts.append([file.read_text() for file in files])
+        for file in files:
+            file.unlink()
+    assert texts[0] == texts[1]
+
+
+def now():
+    return datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)
 
 
 def test_metrics_read_back_as_columns(tmp_path):
@@ -279,6 +315,51 @@ def test_a_tracker_that_never_started_is_not_finished(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", package)
     for tracker in open_trackers(["wandb"], project="whale", run=None):
         tracker.close()
+    assert package.calls == []
+
+
+RESUMED = {
+    "tensorboard": ("SummaryWriter", {"logdir"}),
+    "wandb": ("init", {"project", "id", "resume", "dir"}),
+    "trackio": ("init", {"project", "name", "resume"}),
+    "mlflow": ("start_run", {"run_id"}),
+}
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_goes_on_with_its_run_in_another_process(tmp_path, monkeypatch, name):
+    package, memory = FakePackage(name), {}
+    package.run = SimpleNamespace(id="moby")
+    package.active_run = lambda: SimpleNamespace(info=SimpleNamespace(run_id="moby"))
+    monkeypatch.setitem(sys.modules, TRACKERS[name][1], package)
+    for first in (started(tmp_path), RunContinued(started(tmp_path), memory, 1.0)):
+        package.calls.clear()
+        on_event = Broadcast([], open_trackers([name], project="whale", run=None))
+        on_event(first)
+        on_event(step(1))
+        memory |= json.loads(json.dumps(on_event.hand_over()))
+        on_event.close()
+        called = [call for call, _, _ in package.calls]
+        assert called.count(EXPECTED[name][-1]) == 1
+    call, arguments = RESUMED[name]
+    (named,) = [named for called, _, named in package.calls if called == call]
+    assert set(named) == arguments
+    assert ({"id", "run_id"} & arguments != set()) == ("moby" in named.values())
+    assert not {"add_text", "log_params"} & set(called)
+
+
+def test_a_tracker_that_cannot_hand_over_is_left_out(tmp_path, monkeypatch):
+    package = FakePackage("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    package.run = SimpleNamespace(id="moby")
+    package.finish = Broken().handle
+    memory = {}
+    for first in (started(tmp_path), RunContinued(started(tmp_path), memory, 1.0)):
+        package.calls.clear()
+        on_event = Broadcast([], open_trackers(["wandb"], project="whale", run=None))
+        on_event(first)
+        on_event(step(1))
+        memory |= on_event.hand_over()
     assert package.calls == []
 
 

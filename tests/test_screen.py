@@ -1,6 +1,7 @@
 """Rules of what a run shows: plain lines, the terminal's panels, the numbers in them."""
 
 import io
+import json
 import math
 import re
 import sys
@@ -11,7 +12,7 @@ from rich.console import Console
 from sample_events import ended, started, step
 
 from ane_train.cli.screen import RichScreen, is_terminal, open_screen
-from ane_train.metrics.events import Evaluated, Saved, Warned
+from ane_train.metrics.events import Evaluated, RunContinued, Saved, Warned
 from ane_train.metrics.text import (
     SMOOTHING,
     Meter,
@@ -200,6 +201,17 @@ def test_speed_and_eta_follow_the_steps(tmp_path):
     assert meter.seconds_left == pytest.approx(200)
 
 
+def test_the_eta_reckons_with_the_restarts_to_come(tmp_path):
+    meter = Meter(started(tmp_path))
+    for number in range(1, 101):
+        if number in (50, 100):
+            meter = Meter(started(tmp_path), meter.state())
+            meter.pause(100.0)
+        meter.add(step(number, seconds=2.0))
+    assert meter.micro_batch_ms == pytest.approx(500)
+    assert meter.seconds_left == pytest.approx(200 * (2.0 + 2.0))
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_line_on_a_terminal_is_wider_than_it(tmp_path, monkeypatch, width):
     monkeypatch.chdir(tmp_path)
@@ -250,6 +262,33 @@ def test_names_with_square_brackets_are_shown_as_they_are(tmp_path):
 def test_closing_without_an_end_shows_the_cursor_again(tmp_path):
     text = on_a_terminal([started(tmp_path), step(1)], 80)
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def on_a_terminal_of_two_processes(events, more, width):
+    file, memory = io.StringIO(), {}
+    for first, rest in ((events[0], events[1:]), (None, more)):
+        console = Console(file=file, force_terminal=True, width=width, legacy_windows=False)
+        screen = RichScreen(console)
+        screen.handle(first or RunContinued(events[0], {"screen": memory}, 0.0))
+        for event in rest:
+            screen.handle(event)
+        screen._live.refresh()
+        memory = json.loads(json.dumps(screen.hand_over()))
+        screen.close()
+    return file.getvalue()
+
+
+def test_a_terminal_of_a_restarted_process_goes_on_where_it_was(tmp_path):
+    one = on_a_terminal([started(tmp_path), *(step(n, loss=n) for n in range(1, 5))], 120)
+    events = [started(tmp_path), *(step(n, loss=n) for n in range(1, 5))]
+    two = on_a_terminal_of_two_processes(events, [], 120)
+    assert two.count("stories110m") == 1
+    assert two.count("restarting ...") == 2
+    before, after = two.split("restarting ...")[:2]
+    bar = "4/300"
+    assert bar in before
+    assert bar in after
+    assert strip(one)[strip(one).rindex(bar) :].split("\n")[0] in strip(after)
 
 
 class Gone(io.StringIO):

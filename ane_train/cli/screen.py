@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ane_train.metrics.events import (
-    Evaluated,
     Event,
     Listener,
+    Notice,
+    RunContinued,
     RunEnded,
     RunStarted,
     Saved,
@@ -49,7 +51,11 @@ def open_screen(stream: TextIO, environment: Mapping[str, str], log_every: int) 
 
         screen = RichScreen(Console(file=stream, highlight=False))
     else:
-        screen = PlainText(lambda line: print(line, file=stream, flush=True), log_every)
+
+        def write(line: str) -> None:
+            print(line, file=stream, flush=True)
+
+        screen = PlainText(write, log_every, _Tolerant.name)
     return _Tolerant(screen)
 
 
@@ -74,6 +80,13 @@ class _Tolerant:
                 self._screen.handle(event)
         except OSError:
             self._screen = None
+
+    def hand_over(self) -> dict[str, Any]:
+        """That of the screen; nothing where nobody looks."""
+        try:
+            return {} if self._screen is None else self._screen.hand_over()
+        except OSError:
+            return {}
 
     def close(self) -> None:
         """Put the terminal right again."""
@@ -100,12 +113,23 @@ class RichScreen:
         """Show the event."""
         if isinstance(event, RunStarted):
             self._start(event)
+        elif isinstance(event, RunContinued):
+            self._continue(event)
         elif isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, RunEnded):
             self._end(event)
         else:
             self._print_between(event)
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the live line shows; it goes away, and what stands in for it is drawn over."""
+        self.close()
+        self._console.print(_styled("restarting ...", "dim"), end="\r")
+        return {
+            "meter": self._meter.state() if self._meter else {},
+            "last": asdict(self._last) if self._last else None,
+        }
 
     def close(self) -> None:
         """Take the live line away and show the cursor again."""
@@ -114,12 +138,24 @@ class RichScreen:
             self._live = None
 
     def _start(self, event: RunStarted) -> None:
-        from rich.live import Live
-
         from ane_train.metrics.text import Meter, start_rows
 
         self._started, self._meter = event, Meter(event)
         self._console.print(_panel("ane-train", _facts(start_rows(event))))
+        self._go_live()
+
+    def _continue(self, event: RunContinued) -> None:
+        from ane_train.metrics.text import Meter
+
+        memory = event.memory.get(self.name, {})
+        self._started, self._meter = event.started, Meter(event.started, memory.get("meter"))
+        self._meter.pause(event.seconds)
+        self._last = StepDone(**memory["last"]) if memory.get("last") else None
+        self._go_live()
+
+    def _go_live(self) -> None:
+        from rich.live import Live
+
         self._live = Live(
             console=self._console,
             get_renderable=self._live_line,
@@ -135,7 +171,7 @@ class RichScreen:
         if self._meter is not None:
             self._meter.add(event)
 
-    def _print_between(self, event: Evaluated | Saved | Warned) -> None:
+    def _print_between(self, event: Notice) -> None:
         from ane_train.metrics.text import event_line
 
         if isinstance(event, Warned):

@@ -7,9 +7,10 @@ them by the names of PARTS, and OVERLAPPED is work of another thread, hidden beh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 OVERLAPPED = "overlapped"
 PARTS: Mapping[str, str] = {
@@ -22,8 +23,9 @@ PARTS: Mapping[str, str] = {
     "data": "data",
     "evaluation": "evaluation",
     "saving": "saving",
+    "restart": "restarting",
 }
-BETWEEN_STEPS = ("evaluation", "saving")
+BETWEEN_STEPS = ("evaluation", "saving", "restart")
 EndReason: TypeAlias = Literal[
     "finished",  # all steps done
     "stopped",  # --stop-after, or the file `stop` in the run's folder
@@ -62,6 +64,19 @@ class RunStarted:
     seed: int
     resumed: bool
     flops_per_token: float  # forward and backward
+    repeats: bool = False  # evaluates and saves after first_step, as the killed process may have
+
+
+@dataclass(frozen=True, slots=True)
+class RunContinued:
+    """Stands for RunStarted in a process image that took another's place: nothing is said anew.
+
+    `memory` is what each listener handed over, by its name.
+    """
+
+    started: RunStarted  # as the first image said it
+    memory: Mapping[str, Mapping[str, Any]]
+    seconds: float  # since the former image let go
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +141,19 @@ class RunEnded:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds without what happened between steps: evaluating and saving."""
+        """Seconds without what happened between steps: evaluating, saving and restarting."""
         return self.seconds - sum(self.timings.get(part, 0.0) for part in BETWEEN_STEPS)
 
 
-Event: TypeAlias = RunStarted | StepDone | Evaluated | Saved | Warned | RunEnded
+Notice: TypeAlias = Evaluated | Saved | Warned  # what happens between steps
+Event: TypeAlias = RunStarted | RunContinued | StepDone | Notice | RunEnded
 
 
 class Listener(Protocol):
-    """Whoever wants to know. RunStarted comes first: the time to open what is in its folder."""
+    """Whoever wants to know.
+
+    RunStarted or RunContinued comes first: the time to open what is in its folder.
+    """
 
     @property
     def name(self) -> str:
@@ -143,6 +162,10 @@ class Listener(Protocol):
 
     def handle(self, event: Event) -> None:
         """Take one event; called in the loop's thread, so be quick."""
+        ...
+
+    def hand_over(self) -> dict[str, Any]:
+        """What its successor in the next process image has to know, as JSON can hold it."""
         ...
 
     def close(self) -> None:
@@ -172,6 +195,14 @@ class Broadcast:
                 self._trackers.remove(tracker)
                 detail = f"{type(error).__name__}: {error}"
                 self(Warned(f"{tracker.name} failed and is left out: {detail}"))
+
+    def hand_over(self) -> dict[str, dict[str, Any]]:
+        """What all hand over, by their names; what a tracker cannot say is left out."""
+        memory = {listener.name: listener.hand_over() for listener in self._listeners}
+        for tracker in self._trackers:
+            with suppress(Exception):
+                memory[tracker.name] = tracker.hand_over()
+        return memory
 
     def close(self) -> None:
         """Close all."""

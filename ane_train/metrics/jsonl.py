@@ -23,6 +23,8 @@ from ane_train.errors import DataError, DiskError
 from ane_train.metrics.events import (
     Evaluated,
     Event,
+    Notice,
+    RunContinued,
     RunEnded,
     RunStarted,
     Saved,
@@ -54,8 +56,12 @@ class JsonlFile:
     def handle(self, event: Event) -> None:
         """Write the event; raises DiskError when the disk is full or gone."""
         try:
+            if isinstance(event, RunContinued):
+                self._step = event.memory[self.name]["step"]
+                self._file = (event.started.run_folder / FILE_NAME).open("a", encoding="utf-8")
+                return
             if isinstance(event, RunStarted):
-                self._open(event.run_folder / FILE_NAME, event.first_step)
+                self._open(event)
             if self._file is None:
                 return
             line = record(event, self._now(), self._step)
@@ -65,16 +71,21 @@ class JsonlFile:
         except OSError as error:
             raise DiskError(f"{FILE_NAME} cannot be written: {error.strerror}") from None
 
+    def hand_over(self) -> dict[str, Any]:
+        """The step of the last line."""
+        return {"step": self._step}
+
     def close(self) -> None:
         """Close the file."""
         close_quietly(self._file)
         self._file = None
 
-    def _open(self, path: Path, first_step: int) -> None:
+    def _open(self, event: RunStarted) -> None:
+        path = event.run_folder / FILE_NAME
         if path.exists():
-            drop_after(path, first_step)
+            drop_after(path, event.first_step, event.repeats)
         self._file = path.open("a", encoding="utf-8")
-        self._step = first_step
+        self._step = event.first_step
 
 
 def close_quietly(file: TextIO | None) -> None:
@@ -84,7 +95,9 @@ def close_quietly(file: TextIO | None) -> None:
             file.close()
 
 
-def record(event: Event, now: datetime, step: int) -> dict[str, Any]:
+def record(
+    event: RunStarted | StepDone | Notice | RunEnded, now: datetime, step: int
+) -> dict[str, Any]:
     """The event as what one line holds; `step` stands for events that have none of their own."""
     result: dict[str, Any] = {"type": _TYPES[type(event)], "step": step, "time": _utc(now)}
     for field in fields(event):
@@ -98,10 +111,13 @@ def record(event: Event, now: datetime, step: int) -> dict[str, Any]:
     return result
 
 
-def drop_after(path: Path, step: int) -> None:
-    """Remove what a killed process wrote about steps after `step`, and torn lines; atomically."""
+def drop_after(path: Path, step: int, repeats: bool = False) -> None:
+    """Remove what a killed process wrote about steps after `step`, and torn lines; atomically.
+
+    With `repeats` also the evaluation and the saving after `step` itself, which are done again.
+    """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _is_kept(line, step)]
+    kept = [line for line in lines if _is_kept(line, step, repeats)]
     if kept == lines:
         return
     beside = path.with_name(f".{path.name}.tmp")
@@ -150,11 +166,13 @@ def _column(values: list[Any]) -> np.ndarray[Any, Any]:
     return column
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _is_kept(line: str, step: int, repeats: bool) -> bool:
     parsed = _parsed(line)
     if parsed is None or not line.endswith("\n"):
         return False
     at = parsed.get("step", 0)
+    if repeats and at == step and parsed.get("type") in ("eval", "save"):
+        return False
     return not isinstance(at, int) or at <= step
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ane_train.errors import DiskError
 from ane_train.metrics.events import (
     OVERLAPPED,
     PARTS,
-    Evaluated,
     Event,
+    Notice,
+    RunContinued,
     RunEnded,
     RunStarted,
     Saved,
@@ -90,12 +91,23 @@ def loss(value: float) -> str:
 class Meter:
     """Running numbers of the steps: a smoothed loss, speed and the time that is left."""
 
-    def __init__(self, started: RunStarted) -> None:
+    def __init__(self, started: RunStarted, state: Mapping[str, float] | None = None) -> None:
         self._accum = started.accum
         self._steps = started.steps
         self._loss = self._loss_weight = 0.0
         self._seconds = self._tokens = self._speed_weight = 0.0
-        self._done = started.first_step
+        self._first = self._done = started.first_step
+        self._pauses = 0.0
+        for name, value in (state or {}).items():
+            setattr(self, name, value)
+
+    def state(self) -> dict[str, float]:
+        """What another Meter takes to go on from here."""
+        return dict(vars(self))
+
+    def pause(self, seconds: float) -> None:
+        """Take in a restart, which will come again after as many steps."""
+        self._pauses += seconds
 
     def add(self, step: StepDone) -> None:
         """Take a step in; a loss that is not finite leaves the smoothed one as it was."""
@@ -126,7 +138,10 @@ class Meter:
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the last step; None without an end."""
-        return self._step_seconds * max(0, self._steps - self._done) if self._steps else None
+        if not self._steps:
+            return None
+        pause = self._pauses / max(1, self._done - self._first)
+        return (self._step_seconds + pause) * max(0, self._steps - self._done)
 
     @property
     def _step_seconds(self) -> float:
@@ -174,7 +189,7 @@ def step_line(event: StepDone, meter: Meter, mean_loss: float, steps: int) -> st
     return "  ".join(parts)
 
 
-def event_line(event: Evaluated | Saved | Warned) -> str:
+def event_line(event: Notice) -> str:
     """One line for what happens between steps."""
     if isinstance(event, Saved):
         return f"saved step {event.step}: {'/'.join(event.path.parts[-2:])} ({event.reason})"
@@ -238,9 +253,10 @@ def resume_command(event: RunEnded, started: RunStarted) -> str | None:
 class PlainText:
     """The listener that writes lines: every `log_every` steps one, and one for all other events."""
 
-    name = "text"
-
-    def __init__(self, write: Callable[[str], None], log_every: int = 1) -> None:
+    def __init__(
+        self, write: Callable[[str], None], log_every: int = 1, name: str = "text"
+    ) -> None:
+        self.name = name
         self._write = write
         self._log_every = log_every
         self._started: RunStarted | None = None
@@ -253,6 +269,8 @@ class PlainText:
         if isinstance(event, RunStarted):
             self._started, self._meter = event, Meter(event)
             self._rows(start_rows(event))
+        elif isinstance(event, RunContinued):
+            self._continue(event, event.memory.get(self.name, {}))
         elif isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, RunEnded):
@@ -260,8 +278,18 @@ class PlainText:
         else:
             self._write(event_line(event))
 
+    def hand_over(self) -> dict[str, Any]:
+        """Running numbers, and what the next line is the mean of."""
+        meter = self._meter.state() if self._meter else {}
+        return {"meter": meter, "losses": self._losses, "quiet": self._quiet}
+
     def close(self) -> None:
         """Nothing is open."""
+
+    def _continue(self, event: RunContinued, memory: Mapping[str, Any]) -> None:
+        self._started, self._meter = event.started, Meter(event.started, memory.get("meter"))
+        self._meter.pause(event.seconds)
+        self._losses, self._quiet = memory.get("losses", []), memory.get("quiet", 0.0)
 
     def _step(self, event: StepDone) -> None:
         if self._started is None or self._meter is None:
@@ -304,18 +332,23 @@ class LogFile:
     def __init__(
         self, log_every: int = 1, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self._text = PlainText(self._write, log_every)
+        self._text = PlainText(self._write, log_every, self.name)
         self._now = now
         self._file: TextIO | None = None
 
     def handle(self, event: Event) -> None:
         """Write the event; raises DiskError when the disk is full or gone."""
         try:
-            if isinstance(event, RunStarted):
-                self._file = (event.run_folder / LOG_NAME).open("a", encoding="utf-8")
+            if isinstance(event, RunStarted | RunContinued):
+                started = event if isinstance(event, RunStarted) else event.started
+                self._file = (started.run_folder / LOG_NAME).open("a", encoding="utf-8")
             self._text.handle(event)
         except OSError as error:
             raise DiskError(f"{LOG_NAME} cannot be written: {error.strerror}") from None
+
+    def hand_over(self) -> dict[str, Any]:
+        """That of its lines."""
+        return self._text.hand_over()
 
     def close(self) -> None:
         """Close the file."""

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ane_train.errors import ConfigError
-from ane_train.metrics.events import Evaluated, Event, RunEnded, RunStarted, StepDone
+from ane_train.metrics.events import (
+    Evaluated,
+    Event,
+    RunContinued,
+    RunEnded,
+    RunStarted,
+    StepDone,
+)
 
 
 class Backend(Protocol):
@@ -24,6 +31,14 @@ class Backend(Protocol):
 
     def start(self, project: str, run: str, folder: Path, facts: Mapping[str, Any]) -> None:
         """Open a run; `folder` is where local files belong."""
+        ...
+
+    def identity(self) -> str | None:
+        """What the tracker knows the open run by."""
+        ...
+
+    def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
+        """Open a run again that was started and finished with this identity."""
         ...
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -44,8 +59,16 @@ class Tensorboard:
 
     def start(self, project: str, run: str, folder: Path, facts: Mapping[str, Any]) -> None:
         """Open the event file."""
-        self._writer = self._module.SummaryWriter(logdir=str(folder / "tensorboard"))
+        self.resume(project, run, folder, None)
         self._writer.add_text("run", "\n\n".join(f"{key}: {facts[key]}" for key in facts), 0)
+
+    def identity(self) -> str | None:
+        """The folder is enough."""
+        return None
+
+    def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
+        """Open another event file in the folder: TensorBoard shows them as one run."""
+        self._writer = self._module.SummaryWriter(logdir=str(folder / "tensorboard"))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Add a scalar for each number."""
@@ -67,6 +90,14 @@ class Wandb:
         """Open the run."""
         self._module.init(project=project, name=run, dir=str(folder), config=dict(facts))
 
+    def identity(self) -> str | None:
+        """The run's id."""
+        return str(self._module.run.id)
+
+    def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
+        """Open the run of that id."""
+        self._module.init(project=project, id=identity, resume="must", dir=str(folder))
+
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers."""
         self._module.log(dict(numbers), step=step)
@@ -85,6 +116,14 @@ class Trackio:
     def start(self, project: str, run: str, folder: Path, facts: Mapping[str, Any]) -> None:
         """Open the run."""
         self._module.init(project=project, name=run, config=dict(facts))
+
+    def identity(self) -> str | None:
+        """Its name is its identity."""
+        return None
+
+    def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
+        """Open the run of that name."""
+        self._module.init(project=project, name=run, resume="must")
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers."""
@@ -106,6 +145,15 @@ class Mlflow:
         self._module.set_experiment(project)
         self._module.start_run(run_name=run)
         self._module.log_params(dict(facts))
+
+    def identity(self) -> str | None:
+        """The run's id."""
+        return str(self._module.active_run().info.run_id)
+
+    def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
+        """Open the run of that id."""
+        self._module.set_experiment(project)
+        self._module.start_run(run_id=identity)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers."""
@@ -141,17 +189,30 @@ class Tracker:
             name = self._run or event.run_folder.name
             self._backend.start(self._project, name, event.run_folder, _facts(event))
             self._open = True
-        elif isinstance(event, StepDone):
+        elif isinstance(event, RunContinued):
+            if self.name in event.memory:
+                self._resume(event.started.run_folder, event.memory[self.name]["identity"])
+        elif isinstance(event, StepDone) and self._open:
             self._backend.log(_step_numbers(event), event.step)
-        elif isinstance(event, Evaluated):
+        elif isinstance(event, Evaluated) and self._open:
             self._backend.log(_evaluation_numbers(event), event.step)
         elif isinstance(event, RunEnded):
             self._finish(event.reason != "diverged")
+
+    def hand_over(self) -> dict[str, Any]:
+        """The tracker's name for the run, which is finished until it is resumed."""
+        identity = self._backend.identity()
+        self._finish(True)
+        return {"identity": identity}
 
     def close(self) -> None:
         """Finish a run that ended without saying so, as failed."""
         with suppress(Exception):
             self._finish(False)
+
+    def _resume(self, folder: Path, identity: str | None) -> None:
+        self._backend.resume(self._project, self._run or folder.name, folder, identity)
+        self._open = True
 
     def _finish(self, succeeded: bool) -> None:
         if self._open:
