@@ -38,7 +38,7 @@ class FakeLoop(ModuleType):
         self.reason = "finished"
         self.error = None
 
-    def train(self, config, on_event, before_exit=None):
+    def train(self, config, on_event, before_exit=None, former=None):
         self.config = config
         folder = Path("run")
         folder.mkdir(exist_ok=True)

@@ -6,17 +6,19 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ane_train.cli.options import RunCommand, config_of, note_ignored, run_options
-from ane_train.errors import ExitCode
+from ane_train.errors import EngineError, ExitCode
 
 if TYPE_CHECKING:
     from ane_train.config import RunConfig
     from ane_train.metrics.events import Broadcast
+    from ane_train.train.restart import Restart
 
 _EXIT_CODES = {
     "interrupted": ExitCode.INTERRUPTED,
@@ -33,14 +35,65 @@ def command(ctx: click.Context, /, **parameters: Any) -> None:
     Settings come from files (-c), from variables ANE_TRAIN_<NAME> and from flags; later ones win.
     Others' spellings (--iters, --learning-rate, ...) are understood: `ane-train config docs`.
     """
-    note_ignored(parameters)
-    config = run_config(parameters)
+    former = _former(parameters["resume"])
+    if former is None:
+        note_ignored(parameters)
+        config = run_config(parameters)
+    else:
+        config = _own_config(former.folder)
     from ane_train.cli.screen import show_cursor
     from ane_train.train.loop import train
+    from ane_train.train.restart import Restart
 
     with closing(_listeners(config)) as on_event:
-        ended = train(config, on_event, before_exit=show_cursor)
+        ended = train(config, on_event, before_exit=show_cursor, former=former)
+        if isinstance(ended, Restart):
+            ended = dataclasses.replace(ended, memory=on_event.hand_over())
+    if isinstance(ended, Restart):
+        _replace_process(ended)
     ctx.exit(_EXIT_CODES.get(ended.reason, ExitCode.OK))
+
+
+def _former(resume: str | None) -> Restart | None:
+    """What this very process was doing before it replaced itself, if it did."""
+    if resume is None:
+        return None
+    from ane_train.train.restart import inherited
+
+    return inherited(Path(resume))
+
+
+def _own_config(folder: Path) -> RunConfig:
+    """The run's configuration as it is; arguments and environment made it, and count no more."""
+    from ane_train.config import Layer, resolve
+    from ane_train.config_text import read_file
+    from ane_train.train.run_folder import RunFolder
+
+    saved = read_file(RunFolder(folder).config)
+    values = {k: v for k, v in saved.values.items() if k not in ("scratch", "out", "resume")}
+    return dataclasses.replace(resolve([Layer(saved.source, values)]), resume=str(folder))
+
+
+def _replace_process(restart: Restart) -> NoReturn:
+    """Runs the same command in this process anew, told to go on with the run.
+
+    A reader of stdout that went away is no reason not to. EngineError if Python cannot be run.
+    """
+    restart.leave()
+    resume = ["--resume", str(restart.folder)]
+    arguments = sys.orig_argv[1:]
+    if arguments[-2:] != resume:
+        arguments += resume
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    try:
+        os.execv(sys.executable, [sys.executable, *arguments])
+    except OSError as error:
+        raise EngineError(
+            f"cannot run {sys.executable or 'Python'} again: {error.strerror}; "
+            f"go on with: ane-train --resume {restart.folder}"
+        ) from error
 
 
 def run_config(parameters: Mapping[str, Any]) -> RunConfig:

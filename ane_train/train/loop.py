@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from ane_train.config import RunConfig
-from ane_train.errors import DivergedError
+from ane_train.errors import DivergedError, EngineError
 from ane_train.metrics.events import (
     EndReason,
     Evaluated,
     Event,
+    RunContinued,
     RunEnded,
     RunStarted,
     StepDone,
@@ -21,25 +22,34 @@ from ane_train.model.parameters import count
 from ane_train.train.loss_scale import MAX_SKIPPED
 from ane_train.train.opening import memory_needed, open_session
 from ane_train.train.peak import measure_peak
+from ane_train.train.restart import Restart
 from ane_train.train.session import Session
 from ane_train.train.signals import StopRequest
 
 OnEvent = Callable[[Event], object]
+MAX_IDLE = 2
 
 
 def train(
-    config: RunConfig, on_event: OnEvent, before_exit: Callable[[], None] | None = None
-) -> RunEnded:
+    config: RunConfig,
+    on_event: OnEvent,
+    before_exit: Callable[[], None] | None = None,
+    former: Restart | None = None,
+) -> RunEnded | Restart:
     """Trains as `config` says; every event goes to `on_event`, in this thread.
 
-    Returns the last event. Raises an AneTrainError for what a user can mend; what was saved by then
-    stays. A second Ctrl-C while a step is being finished calls `before_exit` and ends the process.
+    Returns the last event, or a Restart where only a new process image can go on: then all is saved
+    and closed, signals are held, and it is what the next image gives as `former`. Raises an
+    AneTrainError for what a user can mend; what was saved by then stays. A second Ctrl-C while a
+    step is being finished calls `before_exit` and ends the process.
     """
-    session, warnings = open_session(config)
+    session, warnings = open_session(config, former.folder if former else None)
     try:
-        with StopRequest(session.parts.folder.path, before_exit) as request:
-            loop = _Loop(session, request, on_event)
-            on_event(_started(session))
+        held = former.signals if former else ()
+        with StopRequest(session.parts.folder.path, before_exit, held) as request:
+            started = former.started if former else _started(session)
+            loop = _Loop(session, request, on_event, started, former)
+            on_event(RunContinued(started, former.memory, loop.away) if former else started)
             for text in warnings:
                 on_event(Warned(text))
             return loop.run()
@@ -72,6 +82,7 @@ def _started(session: Session) -> RunStarted:
         seed=config.seed,
         resumed=session.progress.step > 0,
         flops_per_token=session.flops_per_token,
+        repeats=session.progress.unfinished and session.progress.step > 0,
     )
 
 
@@ -84,32 +95,55 @@ def describe(session: Session) -> str:
     return f"{text}, warm-up {schedule.warmup}"
 
 
-@dataclass(slots=True)
 class _Loop:
-    """One process's share of a run."""
+    """One process's share of a run; sums go on where the process was before it restarted."""
 
-    session: Session
-    request: StopRequest
-    on_event: OnEvent
-    start: float = field(default_factory=time.perf_counter)
-    steps: int = 0
-    tokens: int = 0
-    timings: dict[str, float] = field(default_factory=dict)
+    def __init__(
+        self,
+        session: Session,
+        request: StopRequest,
+        on_event: OnEvent,
+        started: RunStarted,
+        former: Restart | None,
+    ) -> None:
+        self.session, self.request, self.on_event = session, request, on_event
+        self.started = started
+        self.start, self.steps, self.tokens, self.idle = time.perf_counter(), 0, 0, 0
+        self.away, self.timings = 0.0, dict[str, float]()
+        if former is not None:
+            self.away, self.timings = self.start - former.left, dict(former.timings)
+            self.count("restart", self.away)
+            self.start, self.steps, self.tokens = former.start, former.steps, former.tokens
+            self.idle = former.idle
+        self.steps_before = self.steps
 
-    def run(self) -> RunEnded:
-        config, session = self.session.parts.config, self.session
-        if session.progress.step == 0 and config.eval_every:
-            self.evaluate()
-        while (reason := self.end_reason()) is None:
+    def run(self) -> RunEnded | Restart:
+        session, pipeline = self.session, self.session.step.pipeline
+        while True:
+            if session.progress.unfinished and (pipeline.ready or not self.evaluation_is_due()):
+                self.follow_up()
+            unfinished = session.progress.unfinished
+            reason = self.request.reason if unfinished else self.end_reason()
+            if reason is not None:
+                return self.end(reason)
+            if not pipeline.ready:
+                return self.restart()
             self.step()
-            last = config.eval_every > 0 and session.progress.step == config.steps
-            best = (last or self.is_due(config.eval_every)) and self.evaluate().best
-            due = self.is_due(config.save_every)
-            asked = self.request.take_save_request()
-            if best or due or asked:
-                why = "asked for" if asked else "best so far" if best else "periodic"
-                self.save(why, best=best)
-        return self.end(reason)
+
+    def follow_up(self) -> None:
+        """What comes after a step, and before the first: evaluating and saving where due."""
+        session = self.session
+        best = self.evaluation_is_due() and self.evaluate().best
+        due = session.progress.step > 0 and self.is_due(session.parts.config.save_every)
+        asked = self.request.take_save_request()
+        session.progress = replace(session.progress, unfinished=False)
+        if best or due or asked:
+            why = "asked for" if asked else "best so far" if best else "periodic"
+            self.save(why, best=best)
+
+    def evaluation_is_due(self) -> bool:
+        config, step = self.session.parts.config, self.session.progress.step
+        return self.is_due(config.eval_every) or (config.eval_every > 0 and step == config.steps)
 
     def is_due(self, every: int) -> bool:
         return every > 0 and self.session.progress.step % every == 0
@@ -168,6 +202,29 @@ class _Loop:
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start
+
+    def restart(self) -> Restart:
+        """Saves what the next image of this process goes on from. EngineError if that is futile."""
+        session = self.session
+        idle = self.idle + 1 if self.steps == self.steps_before else 0
+        if idle >= MAX_IDLE:
+            raise EngineError(
+                f"{MAX_IDLE} starts in a row did not get beyond step {session.progress.step}: one "
+                "step needs more programs than a process may compile; raise --compile-limit, "
+                "or use --pipeline dynamic"
+            )
+        if session.progress.unfinished or session.saved_step != session.progress.step:
+            self.count("saving", session.save("restart", passing=True).seconds)
+        return Restart(
+            started=self.started,
+            start=self.start,
+            left=time.perf_counter(),
+            steps=self.steps,
+            tokens=self.tokens,
+            timings=self.timings,
+            idle=idle,
+            signals=self.request.hold(),
+        )
 
     def end(self, reason: EndReason) -> RunEnded:
         if self.session.saved_step != self.session.progress.step:

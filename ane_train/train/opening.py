@@ -19,24 +19,26 @@ from ane_train.model.memory import available, estimate
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.train.restart import MARKER
 from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
 from ane_train.train.step import TrainingStep
 
 
-def open_session(config: RunConfig) -> tuple[Session, list[str]]:
+def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Session, list[str]]:
     """The session that `config` describes, and warnings for the user.
 
-    Raises the error of whatever does not fit: model, data, memory, engine, folder, checkpoint. A
-    new run's folder is made last, so that none is left of a run that never began.
+    `going_on` is the folder of the run that this process was training before it restarted. Raises
+    the error of whatever does not fit: model, data, memory, engine, folder, checkpoint. A new run's
+    folder is made last, so that none is left of a run that never began.
     """
     spec = load_model(config.model)
     config = _located(complete(config, dim=spec.dim, sequence=spec.sequence))
     data, compaction = _data(config, spec)
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
-    resumed = None if config.resume is None else find(config.resume)
+    resumed = _resumed(config, going_on)
     with ExitStack() as stack:
         checkpoint = None
         if resumed is not None:
@@ -59,9 +61,18 @@ def open_session(config: RunConfig) -> tuple[Session, list[str]]:
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
         session.memory_available = memory_available
-        warnings = [*_refusals(step, engine), *_begin(session, checkpoint)]
+        warnings = [] if going_on else _refusals(step, engine)
+        warnings += _begin(session, checkpoint)
+        if going_on is None:
+            run.write_config(to_toml(config))
         session.resources = stack.pop_all()
     return session, warnings
+
+
+def _resumed(config: RunConfig, going_on: Path | None) -> Resumed | None:
+    if going_on is not None:
+        return Resumed(RunFolder(going_on), None)
+    return None if config.resume is None else find(config.resume)
 
 
 def _claim(
@@ -69,6 +80,7 @@ def _claim(
 ) -> tuple[RunFolder, CheckpointStore]:
     """Locks the folder until `stack` is closed and repairs what a crash left in it."""
     stack.enter_context(run.locked())
+    (run.path / MARKER).unlink(missing_ok=True)
     return run, CheckpointStore.open(run.checkpoints, config.keep)
 
 
@@ -121,7 +133,7 @@ def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Pa
 
 
 def _begin(session: Session, checkpoint: Path | None) -> list[str]:
-    config, run = session.parts.config, session.parts.folder
+    config = session.parts.config
     if checkpoint is None:
         session.step.initialize(config.seed)
         session.parts.store.require_space(session.tensors(), "the first checkpoint")
@@ -129,7 +141,6 @@ def _begin(session: Session, checkpoint: Path | None) -> list[str]:
     else:
         warning = session.load(checkpoint)
         warnings = [warning] if warning else []
-    run.write_config(to_toml(config))
     return warnings
 
 

@@ -26,7 +26,7 @@ from ane_train.metrics.events import Evaluated, Saved, StepDone
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
 from ane_train.train.checkpoint import load
-from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.train.checkpoint_store import PASSING, CheckpointStore
 from ane_train.train.loss_scale import LossScale
 from ane_train.train.run_folder import RunFolder
 from ane_train.train.schedule import Schedule
@@ -35,7 +35,10 @@ from ane_train.train.step import AdamW, TrainingStep, Update
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is. Steps count from 0 and include skipped ones; updates do not."""
+    """Where a run is. Steps count from 0 and include skipped ones; updates do not.
+
+    `unfinished`: evaluating and saving, where due after this step, are still to come.
+    """
 
     step: int = 0
     updates: int = 0
@@ -45,6 +48,7 @@ class Progress:
     best_step: int | None = None
     best_loss: float | None = None
     stale_evaluations: int = 0
+    unfinished: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON can hold it."""
@@ -135,6 +139,7 @@ class Session:
             tokens=progress.tokens + tokens,
             seconds=progress.seconds + seconds,
             loss_scale=progress.loss_scale.after(finite),
+            unfinished=True,
         )
         done = StepDone(
             step=self.progress.step,
@@ -183,8 +188,11 @@ class Session:
             "second_moment": self.step.second_moment.views,
         }
 
-    def save(self, reason: str, *, best: bool = False) -> Saved:
-        """Writes a checkpoint. DiskError leaves the earlier ones as they are."""
+    def save(self, reason: str, *, best: bool = False, passing: bool = False) -> Saved:
+        """Writes a checkpoint. DiskError leaves the earlier ones as they are.
+
+        A `passing` one is for going on in another process, and is gone after the next save.
+        """
         start = time.perf_counter()
         values: dict[str, Any] = {
             "model_name": self.parts.spec.name,
@@ -193,6 +201,8 @@ class Session:
         }
         if self.parts.compaction is not None:
             values["vocabulary"] = self.parts.compaction.new_to_old.tolist()
+        if passing:
+            values[PASSING] = True
         path = self.parts.store.save(
             self.progress.step,
             self.tensors(),
@@ -207,7 +217,7 @@ class Session:
         """Takes weights, moments and progress from a checkpoint; a warning if the data differs."""
         state = load(checkpoint, self.tensors(), model=self.parts.spec.fingerprint)
         self.progress = Progress.from_dict(state.values["progress"])
-        self.saved_step = self.progress.step
+        self.saved_step = None if PASSING in state.values else self.progress.step
         self.step.refresh()
         if state.values["data"] != self.parts.data.fingerprint:
             return "the data is not what this run was trained on so far: batches will differ"
