@@ -319,7 +319,7 @@ def test_a_tracker_that_never_started_is_not_finished(monkeypatch):
 
 
 RESUMED = {
-    "tensorboard": ("SummaryWriter", {"logdir"}),
+    "tensorboard": ("SummaryWriter", {"logdir", "filename_suffix"}),
     "wandb": ("init", {"project", "id", "resume", "dir"}),
     "trackio": ("init", {"project", "name", "resume"}),
     "mlflow": ("start_run", {"run_id"}),
@@ -346,6 +346,35 @@ def test_a_tracker_goes_on_with_its_run_in_another_process(tmp_path, monkeypatch
     assert set(named) == arguments
     assert ({"id", "run_id"} & arguments != set()) == ("moby" in named.values())
     assert not {"add_text", "log_params"} & set(called)
+
+
+def test_tensorboard_has_every_number_once_however_quickly_processes_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1.8e9)
+    memory = {}
+    for number in range(1, 4):
+        on_event = Broadcast([], open_trackers(["tensorboard"], project="whale", run=None))
+        first = started(tmp_path)
+        on_event(first if number == 1 else RunContinued(first, memory, 1.0))
+        on_event(step(number, loss=number))
+        memory = on_event.hand_over()
+    logged = sorted(
+        (event.step, value.simple_value)
+        for file in (tmp_path / "tensorboard").iterdir()
+        for event in events_of(file.read_bytes())
+        for value in event.summary.value
+        if value.tag == "train/loss"
+    )
+    assert logged == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def events_of(data):
+    """The events of a TensorBoard file: each has its length and a checksum before, one behind."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
 
 def test_a_tracker_that_cannot_hand_over_is_left_out(tmp_path, monkeypatch):

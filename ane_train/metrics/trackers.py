@@ -67,8 +67,13 @@ class Tensorboard:
         return None
 
     def resume(self, project: str, run: str, folder: Path, identity: str | None) -> None:
-        """Open another event file in the folder: TensorBoard shows them as one run."""
-        self._writer = self._module.SummaryWriter(logdir=str(folder / "tensorboard"))
+        """Open another event file in the folder: TensorBoard shows them as one run.
+
+        Their names have the second in which they were made, which may be that of the last one.
+        """
+        events = folder / "tensorboard"
+        suffix = f".{len(list(events.glob('*')))}"
+        self._writer = self._module.SummaryWriter(logdir=str(events), filename_suffix=suffix)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Add a scalar for each number."""
