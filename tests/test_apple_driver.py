@@ -51,7 +51,7 @@ def driver(tools: Tools) -> Path:
 def standin(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
-    standin = StandIn(tools)
+    standin = StandIn(tools.standin)
     standin.reset()
     return standin
 

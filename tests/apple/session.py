@@ -16,7 +16,6 @@ import numpy as np
 
 from ane_train.native.engine import Context, Program
 from ane_train.native.library import NativeError, find_blas
-from apple.build import Tools
 
 CHANNELS, WIDTH = 4, 8
 SHAPE = f"[1, {CHANNELS}, 1, {WIDTH}]"
@@ -51,8 +50,8 @@ WEIGHTS = weight_file(1, 2, 0.5, -3)
 class StandIn:
     """The stand-in framework that the driver opens in this process."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._library = ctypes.CDLL(str(tools.standin))
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
         self._library.standin_report.restype = ctypes.c_void_p
 
     def report(self) -> dict[str, Any]:
@@ -71,7 +70,10 @@ class StandIn:
         """AssertionError if the block leaves objects, programs, locks or files."""
         before = self._state()
         yield
-        assert self._state() == before
+        after = self._state()
+        left = [f"{name} {before[name]}, {after[name]}" for name in after
+                if before[name] != after[name]]  # fmt: skip
+        assert not left, f"before and after: {left}"
 
     def _state(self) -> dict[str, Any]:
         report = self.report()
