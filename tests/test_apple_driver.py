@@ -125,12 +125,15 @@ FAILURES = [
     ("evaluate:1", "direct", "evaluate", "evaluate was made to fail"),
     ("evaluate:1", "realtime", "evaluate", "evaluate was made to fail"),
     ("realtime_load:1", "realtime", "system", "realtime_load was made to fail"),
+    ("connection:1", "realtime", "system", "no reason"),
     ("surface:1", "queue", "memory", "no surface"),
     ("surface:1@3", "queue", "memory", "no surface"),
     ("lock:1", "queue", "system", "lock an IOSurface"),
     ("lock:1@4", "queue", "system", "lock an IOSurface"),
 ]
-THROWN = ("descriptor", "model", "identifier", "compile", "load", "wrap", "request", "evaluate")
+THROWN = ("descriptor", "model", "identifier", "compile", "load", "attributes", "wrap", "request",
+          "evaluate")  # fmt: skip
+UNLOADS = {"unload": "queue", "realtime_unload": "realtime"}
 
 
 @pytest.mark.parametrize(("failure", "dispatch", "status", "words"), FAILURES)
@@ -169,14 +172,14 @@ def test_a_load_that_fails_once_is_tried_again(
         assert_equal(round_trip(driver), expected())
 
 
+@pytest.mark.parametrize(("call", "dispatch"), UNLOADS.items())
 def test_a_program_that_cannot_be_unloaded_says_so_and_is_unloaded_when_freed(
-    driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    call: str, dispatch: str, driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ANE_STANDIN_FAIL", "unload:1")
-    with standin.leaving_nothing(), open_driver(driver) as context:
+    monkeypatch.setenv("ANE_STANDIN_FAIL", f"{call}:1")
+    with standin.leaving_nothing(), open_driver(driver, dispatch=dispatch) as context:
         program = context.compile(TEXT, WEIGHTS)
-        assert "unload was made to fail" in str(error_of(program.unload))
-        assert standin.report()["loaded"] == 1
+        assert f"{call} was made to fail" in str(error_of(program.unload))
         program.close()
 
 

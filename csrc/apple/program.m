@@ -219,9 +219,9 @@ static ane_status load_realtime(apple_program *program, ane_error_info *error) {
 static ane_status unload_realtime(apple_program *program, ane_error_info *error) {
     NSError *cause = nil;
     if (!program->loaded_realtime) return ANE_OK;
-    program->loaded_realtime = false;
     id client = call_connection(program->engine->framework->client);
-    if (call_unload_realtime(client, program->inner_model, &cause)) return ANE_OK;
+    program->loaded_realtime = !call_unload_realtime(client, program->inner_model, &cause);
+    if (!program->loaded_realtime) return ANE_OK;
     return errors_fail(error, ANE_ERROR_SYSTEM, "end real-time evaluation", cause);
 }
 
@@ -229,10 +229,11 @@ static ane_status unload_realtime(apple_program *program, ane_error_info *error)
 static ane_status unload(apple_program *program, ane_error_info *error) {
     NSError *cause = nil;
     ane_status status = unload_realtime(program, error);
+    if (status) return status;
     program->loaded = !call_unload(program->model, &cause);
     if (program->loaded) return errors_fail(error, ANE_ERROR_SYSTEM, "unload a program", cause);
     program->inner_model = nil;
-    return status;
+    return ANE_OK;
 }
 
 static ane_status load(apple_program *program, ane_error_info *error) {
