@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.def' -o -name '*.txt')
+SOURCES := $(shell find csrc -name '*.[chm]' -o -name '*.def' -o -name '*.txt')
 FOLDERS := base engine cpu train
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 
@@ -36,7 +36,7 @@ lint: $(VENV)/.built $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests examples -name '*.[ch]')
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests examples -name '*.[chm]')
 	for source in $(C_SOURCES) $(wildcard examples/*.c); do \
 		$(CC) -std=gnu11 $(WARNINGS) -Werror -Icsrc -fsyntax-only $$source || exit 1; done
 
@@ -86,7 +86,7 @@ install: lib
 format: $(VENV)/.linted
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc tests examples -name '*.[ch]')
+	$(BIN)/clang-format -i $$(find csrc tests examples -name '*.[chm]')
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ane_train/_native*.so
