@@ -183,6 +183,28 @@ def test_a_kill_between_save_and_exec_loses_nothing(tmp_path: Path, whole: Path)
     assert not (run / "restart.json").exists()
 
 
+KILL_AT_STEP_6 = """
+from ane_train.train.session import Session
+train_step = Session.train_step
+def train_some_steps(session):
+    if session.progress.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(session)
+Session.train_step = train_some_steps
+"""
+
+
+def test_an_evaluation_after_a_restart_counts_once_after_a_kill(tmp_path: Path) -> None:
+    """The restart came after step 4, before its evaluation; the kill comes after step 5."""
+    arguments = (*RUN, "--compile-limit", 16, "--eval-every", 2, "--min-delta", 9)
+    child(tmp_path, KILL_AT_STEP_6, *arguments, code=-signal.SIGKILL)
+    steps = [line["step"] for line in timeless(tmp_path / "run") if line["type"] == "eval"]
+    assert steps == [0, 2, 4]
+    run = trained(tmp_path, "--resume", "run")
+    assert [row["step"] for row in metrics(run, "eval")] == list(range(0, 13, 2))
+    assert [step for step, _ in losses(run)] == list(range(1, 13))
+
+
 AT_EXEC = """
 def execv_signalled(*arguments):
     if not again:
@@ -232,6 +254,21 @@ def test_restarts_without_progress_end_in_an_error(tmp_path: Path, when: str) ->
     assert [step for step, _ in losses(again)] == list(range(1, 13))
 
 
+FAIL_TO_EXEC = """
+def execv_failing(*arguments):
+    raise OSError(7, "Argument list too long")
+os.execv = execv_failing
+"""
+
+
+def test_where_exec_fails_the_error_says_how_to_go_on(tmp_path: Path, whole: Path) -> None:
+    result = child(tmp_path, FAIL_TO_EXEC, *LIMITED, code=ExitCode.ENGINE)
+    assert result.stderr.endswith("Argument list too long; go on with: ane-train --resume run\n")
+    assert result.stderr.count("\n") == 1
+    trained(tmp_path, "--resume", "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
 def test_a_step_that_never_fits_is_refused_before_a_run_begins(tmp_path: Path) -> None:
     result = child(tmp_path, "", *RUN, "--compile-limit", 5, code=ExitCode.ENGINE)
     assert result.stderr.startswith("error: a step of the static pipeline needs 8 programs")
@@ -267,6 +304,7 @@ def test_limits_count_over_restarts(
 
 
 def test_only_checkpoints_that_were_due_are_kept(tmp_path: Path) -> None:
-    run = trained(tmp_path, *RUN, "--compile-limit", 8, "--eval-every", 0, "--save-every", 4)
+    arguments = (*RUN, "--compile-limit", 8, "--steps", 5, "--eval-every", 0, "--save-every", 2)
+    run = trained(tmp_path, *arguments)
     kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
-    assert kept == ["step-000004", "step-000008", "step-000012"]
+    assert kept == ["step-000002", "step-000004", "step-000005"]
