@@ -213,6 +213,10 @@ class RunConfig:
         "weights as inputs of programs, or as constants, compiled anew after each step",
         choices=("dynamic", "static"),
     )
+    engine_extras: bool = _machine(
+        False,
+        "final norm, classifier, softmax and the backward of norms on the engine too (static only)",
+    )
     compile_limit: int | None = _machine(
         None,
         "programs that a process may compile; default: none, or the chip's",
@@ -278,6 +282,8 @@ def contradiction(config: RunConfig) -> str | None:
         return "--patience counts evaluations and --eval-every is 0: give it a number of steps"
     if config.engine == "ane" and config.numerics != "fp16":
         return f"the ANE computes in fp16: --numerics {config.numerics} needs --engine cpu"
+    if config.engine_extras and config.pipeline != "static":
+        return "--engine-extras needs weights as constants: add --pipeline static"
     return None
 
 

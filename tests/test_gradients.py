@@ -9,6 +9,7 @@ import pytest
 from peers import peer_of, reference_of, relative_error
 
 from ane_train.engine import EngineOptions, open_engine
+from ane_train.mil import Chip
 from ane_train.model.spec import ModelSpec
 from ane_train.train.step import TrainingStep
 
@@ -71,10 +72,17 @@ def spec_of(name: str) -> tuple[ModelSpec, int]:
     return spec, batch
 
 
-def random_step(spec: ModelSpec, numerics: str, pipeline: str = "dynamic") -> TrainingStep:
+def random_step(
+    spec: ModelSpec,
+    numerics: str,
+    pipeline: str = "dynamic",
+    *,
+    extras: bool = False,
+    chip: Chip | None = None,
+) -> TrainingStep:
     """A step whose gains are random too, so that no gradient is symmetric by accident."""
-    engine = open_engine(EngineOptions("cpu", numerics))
-    step = TrainingStep(spec, engine, spec.sequence, pipeline=pipeline)
+    engine = open_engine(EngineOptions("cpu", numerics, chip))
+    step = TrainingStep(spec, engine, spec.sequence, pipeline=pipeline, engine_extras=extras)
     step.initialize(seed=11)
     generator = np.random.default_rng(12)
     for parameter in step.table:
@@ -84,14 +92,16 @@ def random_step(spec: ModelSpec, numerics: str, pipeline: str = "dynamic") -> Tr
     return step
 
 
-@pytest.mark.parametrize("pipeline", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("pipeline", "extras"), [("dynamic", False), ("static", False), ("static", True)]
+)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize(("numerics", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
 def test_logits_loss_and_every_gradient_are_those_of_transformers(
-    name: str, numerics: str, tolerance: float, pipeline: str
+    name: str, numerics: str, tolerance: float, pipeline: str, extras: bool
 ) -> None:
     spec, batch = spec_of(name)
-    step = random_step(spec, numerics, pipeline)
+    step = random_step(spec, numerics, pipeline, extras=extras)
     generator = np.random.default_rng(13)
     tokens = generator.integers(0, spec.vocabulary, (batch, spec.sequence + 1)).astype(np.int32)
     inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()

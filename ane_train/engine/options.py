@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ane_train.mil import Chip
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -17,7 +19,7 @@ class EngineOptions:
 
     kind: str = "auto"
     numerics: str = "fp16"
-    chip: str | None = None
+    chip: str | Chip | None = None
     threads: int = 0
     compile_limit: int = 0
     load_limit: int = 0

@@ -1,7 +1,7 @@
 """The language of the Neural Engine: types, ops, a builder, its text, weight files, a verifier."""
 
 from .builder import Builder
-from .chips import CHIPS, Chip, Hazard, get_chip, hazards
+from .chips import CHIPS, Chip, Hazard, get_chip, hazards, most_channels
 from .infer import TypeRuleError
 from .ops import OPS, infer_types
 from .program import Op, Program
@@ -29,6 +29,7 @@ __all__ = [
     "get_chip",
     "hazards",
     "infer_types",
+    "most_channels",
     "print_program",
     "require",
     "verify",

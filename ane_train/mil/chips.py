@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import IntFlag
 from types import MappingProxyType
 
+# The most output channels of a convolution that is reported to run: GPT-2's classifier (cgane).
+SHOWN_CHANNELS = 50257
+
 
 class Hazard(IntFlag):
     """Measured numeric defects; the values are those of `ane_hazard` in csrc/ane.h."""
@@ -67,6 +70,11 @@ def get_chip(name: str | Chip) -> Chip:
     if chip is None:
         raise ValueError(f"unknown chip {name!r}; one of {', '.join(CHIPS)}")
     return chip
+
+
+def most_channels(chip: str | Chip | None) -> int:
+    """The most channels that a value may have on a chip; where it is unknown, that were shown."""
+    return SHOWN_CHANNELS if chip is None else get_chip(chip).channel_limit
 
 
 def hazards(name: str | Chip) -> int:

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from ane_train.mil import Value
+from ane_train.mil import Value, most_channels
 from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import ModelSpec
-from ane_train.programs import Constants, LayerProgram, layer_programs
+from ane_train.programs import (
+    Constants,
+    LayerProgram,
+    LayerShape,
+    classifier,
+    final_norm_backward,
+    layer_programs,
+    softmax,
+    split_vocabulary,
+)
 
 _LOGITS_TILE = 64 << 20
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
@@ -36,12 +46,24 @@ def tile_positions(vocabulary: int, sequence: int) -> int:
     return min(sequence, max(16, _LOGITS_TILE // (4 * vocabulary)))
 
 
+def tile_rows(vocabulary: int, sequence: int) -> int:
+    """Rows of the vocabulary whose fp32 logits over S positions fit 64 MiB: at least 16."""
+    return min(vocabulary, max(16, _LOGITS_TILE // (4 * sequence)))
+
+
 def estimate(
-    spec: ModelSpec, sequence: int, numerics: str = "fp16", pipeline: str = "dynamic"
+    spec: ModelSpec,
+    sequence: int,
+    numerics: str = "fp16",
+    pipeline: str = "dynamic",
+    *,
+    extras: bool = False,
 ) -> MemoryEstimate:
     """What training `spec` on sequences of S tokens takes on the software engine."""
     shape = layer_shape(spec, sequence)
-    programs = layer_programs(shape, _shapes_alone(spec) if pipeline == "static" else None)
+    weights = _shapes_alone(spec, extras) if pipeline == "static" else None
+    programs = layer_programs(shape, weights)
+    head = _head_programs(spec, shape) if extras else []
     size = 4 if numerics == "fp32" else 2
     constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
@@ -56,6 +78,9 @@ def estimate(
         "constants of programs (fp32)": 4
         * constants
         * (spec.layers if pipeline == "static" else 1),
+        "surfaces of the head": size * sum(_surfaces(program) for program in head),
+        "constants of the head (fp32)": 4
+        * sum(value.type.elements for program in head for value in _filed(program)),
         "residual stream": 4 * residuals,
         "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, sequence),
         "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
@@ -64,11 +89,32 @@ def estimate(
     return MemoryEstimate(parts)
 
 
-def _shapes_alone(spec: ModelSpec) -> Constants:
+def _shapes_alone(spec: ModelSpec, norm_backward: bool) -> Constants:
     """The weights of a layer as arrays that take no memory."""
     first = (parameter for parameter in parameters(spec) if parameter.layer == 0)
-    zero = np.zeros((), np.float32)
-    return Constants({p.name.split(".")[-1]: np.broadcast_to(zero, p.shape) for p in first})
+    values = {p.name.split(".")[-1]: _shape_alone(*p.shape) for p in first}
+    return Constants(values, norm_backward=norm_backward)
+
+
+def _shape_alone(*shape: int) -> npt.NDArray[np.float32]:
+    return np.broadcast_to(np.zeros((), np.float32), shape)
+
+
+def _head_programs(spec: ModelSpec, shape: LayerShape) -> list[LayerProgram]:
+    """Those of the head on the engine, of every part of the vocabulary, for an unknown chip."""
+    norm = _shape_alone(spec.dim)
+    programs = [final_norm_backward(shape, Constants({"norm": norm}))]
+    for rows in split_vocabulary(spec.vocabulary, spec.dim, most_channels(None)):
+        matrix = _shape_alone(len(rows), spec.dim)
+        part = classifier(shape, Constants({"norm": norm, "classifier": matrix}))
+        programs += [part, softmax(part.output)]
+    return programs
+
+
+def _surfaces(program: LayerProgram) -> int:
+    """Elements of a head program's own surfaces: the softmax reads the classifier's output."""
+    shared = program.name == "softmax"
+    return program.output.elements + (0 if shared else program.input.elements)
 
 
 def _filed(program: LayerProgram) -> Iterator[Value]:

@@ -7,12 +7,20 @@ for all layers; where they are constants (the static one), once for each layer a
 from __future__ import annotations
 
 from ane_train.programs.attention import attention_backward, attention_forward
+from ane_train.programs.classifier import (
+    SUM_SCALE,
+    classifier,
+    final_norm_backward,
+    softmax,
+    split_vocabulary,
+)
 from ane_train.programs.feed_forward import feed_forward_backward, feed_forward_forward
 from ane_train.programs.operands import Constants
 from ane_train.programs.packing import Block, LayerProgram, Packing
 from ane_train.programs.shape import LayerShape
 
 __all__ = [
+    "SUM_SCALE",
     "Block",
     "Constants",
     "LayerProgram",
@@ -20,9 +28,13 @@ __all__ = [
     "Packing",
     "attention_backward",
     "attention_forward",
+    "classifier",
     "feed_forward_backward",
     "feed_forward_forward",
+    "final_norm_backward",
     "layer_programs",
+    "softmax",
+    "split_vocabulary",
 ]
 
 

@@ -26,6 +26,7 @@ from ane_train.programs.operands import (
     backward_operands,
     builder,
     forward_operands,
+    residual_parts,
 )
 from ane_train.programs.packing import (
     LayerProgram,
@@ -61,22 +62,30 @@ def attention_forward_output(shape: LayerShape, *, static: bool = False) -> Pack
     return stack_along_channels(shape.sequence, *parts)
 
 
-def attention_backward_input(shape: LayerShape, *, static: bool = False) -> Packing:
-    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D], unless they are constants."""
+def attention_backward_input(shape: LayerShape, constants: Constants | None = None) -> Packing:
+    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D], unless they are constants.
+
+    Where the program goes through the norm, x [D, S] and epsilon besides.
+    """
     s, d, q, kv = shape.sequence, shape.dim, shape.query, shape.key
-    if static:
-        return stack_inputs(s, ("dy", d), ("q", q), ("k", kv), ("v", kv))
+    if constants is not None:
+        residual = residual_parts(shape) if constants.norm_backward else ()
+        return stack_inputs(s, ("dy", d), ("q", q), ("k", kv), ("v", kv), *residual)
     parts = [("dy", d, s), ("q", q, s), ("k", kv, s), ("v", kv, s)]
     parts += [("query", q, d), ("key", kv, d), ("value", kv, d), ("output", q, d)]
     return pack_along_width(*parts, *_gamma_part(shape))
 
 
-def attention_backward_output(shape: LayerShape) -> Packing:
-    """dx [D, S]; gradients of q, k, v before norm and rotation; of gammas per position [E, S]."""
+def attention_backward_output(shape: LayerShape, *, through_norm: bool = False) -> Packing:
+    """dx [D, S]; gradients of q, k, v before norm and rotation; of gammas per position [E, S].
+
+    Where the program goes through the norm, its gain's per position [D, S] besides.
+    """
     q, kv, e = shape.query, shape.key, shape.head_size
     parts = [("dx", shape.dim), ("query", q), ("key", kv), ("value", kv)]
     gammas = [("query_norm", e), ("key_norm", e)] if shape.qk_norm else []
-    return stack_along_channels(shape.sequence, *parts, *gammas)
+    gain = [("attention_norm", shape.dim)] if through_norm else []
+    return stack_along_channels(shape.sequence, *parts, *gammas, *gain)
 
 
 def _gamma_part(shape: LayerShape) -> list[tuple[str, int, int]]:
@@ -230,8 +239,8 @@ def _softmax_backward(b: mil.Builder, p: mil.Value, dp: mil.Value) -> mil.Value:
 def attention_backward(shape: LayerShape, constants: Constants | None = None) -> LayerProgram:
     """Gradients of x, of q, k, v before norm and rotation, and of the gammas, from dy."""
     b = builder(constants)
-    packing = attention_backward_input(shape, static=constants is not None)
-    operands = backward_operands(b, packing, constants)
+    packing = attention_backward_input(shape, constants)
+    operands = backward_operands(b, packing, constants, "attention_norm")
     tables = _tables(b, operands, shape)
     given = _backward_inputs(b, operands, tables, shape)
     query = _group(b, given.query.value, shape, "grouped_query")
@@ -246,9 +255,9 @@ def attention_backward(shape: LayerShape, constants: Constants | None = None) ->
     dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, "query")
     dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, "key")
     gradients = {"query": dq, "key": dk, "value": dv}
-    dx = _project_back(b, operands, gradients, shape)
-    output = attention_backward_output(shape)
-    values = [dx, *gradients.values(), *query_gamma, *key_gamma]
+    dx, gain = operands.through_norm(_project_back(b, operands, gradients, shape))
+    output = attention_backward_output(shape, through_norm=bool(gain))
+    values = [dx, *gradients.values(), *query_gamma, *key_gamma, *gain]
     program = b.build([stack_outputs(b, output, values)])
     return LayerProgram("attention_backward", program, packing, output)
 

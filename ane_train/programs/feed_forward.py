@@ -11,6 +11,7 @@ from ane_train.programs.operands import (
     backward_operands,
     builder,
     forward_operands,
+    residual_parts,
 )
 from ane_train.programs.packing import (
     LayerProgram,
@@ -30,11 +31,15 @@ def feed_forward_forward_input(shape: LayerShape) -> Packing:
     return pack_along_width(*parts)
 
 
-def feed_forward_backward_input(shape: LayerShape, *, static: bool = False) -> Packing:
-    """dy [D, S], h1 and h3 [F, S]; all three weights as [F, D], unless they are constants."""
+def feed_forward_backward_input(shape: LayerShape, constants: Constants | None = None) -> Packing:
+    """dy [D, S], h1 and h3 [F, S]; all three weights as [F, D], unless they are constants.
+
+    Where the program goes through the norm, x [D, S] and epsilon besides.
+    """
     s, d, f = shape.sequence, shape.dim, shape.ffn
-    if static:
-        return stack_inputs(s, ("dy", d), ("h1", f), ("h3", f))
+    if constants is not None:
+        residual = residual_parts(shape) if constants.norm_backward else ()
+        return stack_inputs(s, ("dy", d), ("h1", f), ("h3", f), *residual)
     parts = [("dy", d, s), ("h1", f, s), ("h3", f, s)]
     parts += [("gate", f, d), ("up", f, d), ("down", f, d)]
     return pack_along_width(*parts)
@@ -47,11 +52,15 @@ def feed_forward_forward_output(shape: LayerShape, *, static: bool = False) -> P
     return stack_along_channels(shape.sequence, *parts)
 
 
-def feed_forward_backward_output(shape: LayerShape) -> Packing:
-    """dx [D, S]; gradients of h1, h3 [F, S]; silu(h1) h3 [F, S] for the gradient of W2."""
+def feed_forward_backward_output(shape: LayerShape, *, through_norm: bool = False) -> Packing:
+    """dx [D, S]; gradients of h1, h3 [F, S]; silu(h1) h3 [F, S] for the gradient of W2.
+
+    Where the program goes through the norm, its gain's per position [D, S] besides.
+    """
     f = shape.ffn
+    gain = [("ffn_norm", shape.dim)] if through_norm else []
     return stack_along_channels(
-        shape.sequence, ("dx", shape.dim), ("h1", f), ("h3", f), ("gated", f)
+        shape.sequence, ("dx", shape.dim), ("h1", f), ("h3", f), ("gated", f), *gain
     )
 
 
@@ -73,8 +82,8 @@ def feed_forward_forward(shape: LayerShape, constants: Constants | None = None) 
 def feed_forward_backward(shape: LayerShape, constants: Constants | None = None) -> LayerProgram:
     """Gradients of x, h1 and h3 from dy; silu'(h) = s (1 + h (1 - s)) with s = sigmoid(h)."""
     b = builder(constants)
-    packing = feed_forward_backward_input(shape, static=constants is not None)
-    given = backward_operands(b, packing, constants)
+    packing = feed_forward_backward_input(shape, constants)
+    given = backward_operands(b, packing, constants, "ffn_norm")
     dy, h1, h3 = (given.read(name) for name in ("dy", "h1", "h3"))
     dgated = given.apply("down", dy, "dgated")
     s = b.sigmoid(h1, name="sigmoid")
@@ -83,6 +92,8 @@ def feed_forward_backward(shape: LayerShape, constants: Constants | None = None)
     dh1 = b.mul(b.mul(dgated, h3), slope, name="dh1")
     dh3 = b.mul(dgated, silu, name="dh3")
     dx = b.add(given.apply("gate", dh1, "dx_gate"), given.apply("up", dh3, "dx_up"), name="dx")
-    output = feed_forward_backward_output(shape)
-    program = b.build([stack_outputs(b, output, [dx, dh1, dh3, b.mul(silu, h3, name="gated")])])
+    gated = b.mul(silu, h3, name="gated")
+    dx, gain = given.through_norm(dx)
+    output = feed_forward_backward_output(shape, through_norm=bool(gain))
+    program = b.build([stack_outputs(b, output, [dx, dh1, dh3, gated, *gain])])
     return LayerProgram("feed_forward_backward", program, packing, output)

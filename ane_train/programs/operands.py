@@ -2,7 +2,7 @@
 
 Dynamic: weights are blocks of the input surface, applied by matmul. Static: weights are constants,
 a weight file each, applied as 1x1 convolutions, and the RMSNorm before a block is in its forward
-program.
+program; its backward is in the block's backward program where that is asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ import numpy.typing as npt
 
 from ane_train import mil
 from ane_train.programs.packing import Packing, read_block, stack_inputs
+from ane_train.programs.residual_norm import (
+    residual_norm,
+    residual_norm_backward,
+    residual_norm_forward,
+)
 from ane_train.programs.shape import LayerShape
 
 Gammas = tuple[mil.Value, mil.Value]
@@ -26,11 +31,13 @@ WRITES_RESIDUAL = ("output", "down")  # the matrices that are not fed by the nor
 class Constants:
     """The weights of one layer by parameter name, matrices [out, in]; read when files are written.
 
-    `file` is the one weight file of all constants of a program; None: one for each.
+    `file` is the one weight file of all constants of a program; None: one for each. norm_backward:
+    whether backward programs go on through the RMSNorm, to the gradient of the residual stream.
     """
 
     values: Mapping[str, npt.NDArray[np.float32]]
     file: str | None = None
+    norm_backward: bool = False
 
 
 class Operands(Protocol):
@@ -48,6 +55,10 @@ class Operands(Protocol):
 
     def apply(self, name: str, x: mil.Value, result: str) -> mil.Value:
         """The matrix W times x; in a backward program its transpose."""
+        ...
+
+    def through_norm(self, dx: mil.Value) -> tuple[mil.Value, list[mil.Value]]:
+        """From the gradient of the normalised x: what the program returns as dx, and besides."""
         ...
 
     def gammas(self, shape: LayerShape) -> Gammas:
@@ -85,6 +96,10 @@ class PackedOperands:
         transposed = name not in WRITES_RESIDUAL
         return self._b.matmul(weight, x, transpose_x=transposed, name=result)
 
+    def through_norm(self, dx: mil.Value) -> tuple[mil.Value, list[mil.Value]]:
+        """As it is: the norm's backward is the CPU's."""
+        return dx, []
+
     def gammas(self, shape: LayerShape) -> Gammas:
         """Both halves of the block gamma."""
         b, block, e = self._b, self.packing["gamma"], shape.head_size
@@ -100,14 +115,21 @@ class PackedOperands:
 
 
 class ConstantOperands:
-    """Weights as constants. `norm` names the gain of a forward program; None: a backward one."""
+    """Weights as constants. `norm` names the gain of the norm that the program holds, if any."""
 
     def __init__(
-        self, b: mil.Builder, packing: Packing, constants: Constants, norm: str | None = None
+        self,
+        b: mil.Builder,
+        packing: Packing,
+        constants: Constants,
+        norm: str | None,
+        *,
+        transposed: bool = False,
     ) -> None:
         self.packing = packing
-        self._b, self._values, self._norm = b, constants.values, norm
+        self._b, self._values, self._transposed = b, constants.values, transposed
         self._surface = b.input("x", packing.shape)
+        self._norm = None if norm is None else residual_norm(b, norm, self._values[norm])
 
     def read(self, name: str) -> mil.Value:
         """The block as [1, C, 1, S]: slices begin on the channel axis alone."""
@@ -116,26 +138,25 @@ class ConstantOperands:
         return self._b.slice_by_size(self._surface, (0, block.row, 0, 0), size, name=name)
 
     def normalized(self) -> tuple[mil.Value, list[mil.Value]]:
-        """gamma x / sqrt(mean(x^2) + epsilon) of the residual stream, also returned.
-
-        Whoever stages x scales it so that squares stay within fp16, and epsilon with it; the mean
-        is a convolution, which accumulates wide, since reduce_sum accumulates in fp16.
-        """
+        """gamma x / sqrt(mean(x^2) + epsilon) of the residual stream, also returned."""
         assert self._norm is not None
-        b, x = self._b, self.read("x")
-        dim = x.type.shape[1]
-        row = b.constant(np.full((1, dim, 1, 1), 1 / dim), "fp16", name="mean_row")
-        mean = b.conv(b.mul(x, x), row, name="mean_square")
-        inverse = b.pow(b.add(mean, self.read("epsilon")), -0.5, name="inverse")
-        gain = self._values[self._norm].reshape(1, dim, 1, 1)
-        gamma = b.constant(gain, "fp16", name=self._norm)
-        value = b.mul(b.mul(x, inverse), gamma, name="normalized")
+        unit = residual_norm_forward(self._b, self._norm, self.read("x"), self.read("epsilon"))
+        value = self._b.mul(unit.value, self._norm.gamma, name="normalized")
         return value, [value]
+
+    def through_norm(self, dx: mil.Value) -> tuple[mil.Value, list[mil.Value]]:
+        """With a norm: the gradient of the residual stream x, and the gain's per position."""
+        if self._norm is None:
+            return dx, []
+        x, epsilon = self.read("x"), self.read("epsilon")
+        forward = residual_norm_forward(self._b, self._norm, x, epsilon)
+        residual, dgamma = residual_norm_backward(self._b, self._norm, dx, forward)
+        return residual, [dgamma]
 
     def apply(self, name: str, x: mil.Value, result: str) -> mil.Value:
         """A 1x1 convolution, [1, out, 1, S]."""
         matrix = self._values[name]
-        matrix = matrix if self._norm is not None else matrix.T
+        matrix = matrix.T if self._transposed else matrix
         weight = self._b.constant(matrix[:, :, None, None], "fp16", name=f"{name}_weight")
         rows = (1, matrix.shape[1], 1, x.type.shape[-1])
         x = x if x.type.shape == rows else self._b.reshape(x, rows)
@@ -157,12 +178,20 @@ def forward_operands(
     """Those of a forward program: with constants, x is the residual stream [D, S]."""
     if constants is None:
         return PackedOperands(b, packing)
-    residual = stack_inputs(shape.sequence, ("x", shape.dim), ("epsilon", 1))
+    residual = stack_inputs(shape.sequence, *residual_parts(shape))
     return ConstantOperands(b, residual, constants, norm)
 
 
-def backward_operands(b: mil.Builder, packing: Packing, constants: Constants | None) -> Operands:
+def backward_operands(
+    b: mil.Builder, packing: Packing, constants: Constants | None, norm: str
+) -> Operands:
     """Those of a backward program, with the given packing."""
     if constants is None:
         return PackedOperands(b, packing)
-    return ConstantOperands(b, packing, constants)
+    name = norm if constants.norm_backward else None
+    return ConstantOperands(b, packing, constants, name, transposed=True)
+
+
+def residual_parts(shape: LayerShape) -> tuple[tuple[str, int], ...]:
+    """What a program with the norm takes: the residual stream x [D, S], and epsilon [1, S]."""
+    return (("x", shape.dim), ("epsilon", 1))

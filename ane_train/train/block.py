@@ -1,8 +1,8 @@
 """Half a layer: x + alpha * f(norm(x)), f being attention or the feed-forward, and its backward.
 
-The residual, the norm's backward and the weight gradients are fp32 on the CPU; f runs on the
-engine, in programs that a pipeline fills with weights. What differs between the two kinds of block
-is in the tables ATTENTION and FEED_FORWARD.
+The residual and the weight gradients are fp32 on the CPU; f runs on the engine, in programs that a
+pipeline fills with weights, and the norm's backward where `norm` says. What differs between the two
+kinds of block is in the tables ATTENTION and FEED_FORWARD.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, LayerShape
 from ane_train.train.bound import surface_of
 from ane_train.train.gradient_worker import GradientWorker
+from ane_train.train.norm import CpuNorm, NormBackward
 from ane_train.train.pipeline import BlockPrograms
 from ane_train.train.timings import Timings
 from ane_train.train.workspace import Workspace
@@ -82,6 +83,7 @@ class BlockContext:
     worker: GradientWorker
     timings: Timings
     alpha: float
+    norm: type[NormBackward] = CpuNorm
     workspace: Workspace = field(default_factory=Workspace)
     outputs: dict[tuple[str, int], Surface] = field(default_factory=dict)
 
@@ -107,7 +109,8 @@ class ResidualBlock:
         self.shared = shared
         self.programs = programs
         shape = shared.shape
-        self.gains = kind.gains if shape.qk_norm else ()
+        self.norm = shared.norm(self)
+        self.gains = (*(kind.gains if shape.qk_norm else ()), *self.norm.gains)
         self.input = np.zeros((shape.dim, shape.sequence), np.float32)
 
     def forward(self, x: Array, weights: Arena) -> None:
@@ -130,21 +133,10 @@ class ResidualBlock:
             program.stage("dy", dx, scale=shared.alpha)
             for tap, name in self.kind.taps:
                 program.copy_tap(name, forward, tap)
+        self.norm.feed(self.input)
         with shared.timings.measure("engine"):
             program.request.evaluate()
-        with shared.timings.measure("io"):
-            dnormalized = program.read("dx", shared.workspace.array("dnormalized", *dx.shape))
-        with shared.timings.measure("elementwise"):
-            norm = self.prefix + self.kind.norm
-            arithmetic.rmsnorm_backward(
-                shared.engine.context,
-                self.input,
-                weights[norm],
-                self.programs.inverse_rms(self.input, weights),
-                dnormalized,
-                dx,
-                gradients[norm],
-            )
+        self.norm.backward(self.input, dx, weights, gradients)
         shared.worker.submit(lambda: self._weight_gradients(gradients), program.target)
 
     def _weight_gradients(self, gradients: Arena) -> None:

@@ -1,12 +1,14 @@
-"""Both ends of the network on the CPU in fp32: embedding, final norm, classifier, cross-entropy.
+"""Both ends of the network: the embedding, and the head: final norm, classifier, cross-entropy.
 
-The classifier runs in tiles of positions, so that no [S, V] array is ever whole in memory where V
-is large.
+Here both are fp32 on the CPU. The classifier runs in tiles of positions, so that no [S, V] array is
+ever whole in memory where V is large.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +32,34 @@ class HeadLoss:
     count: int
 
 
-class Head:
-    """Owns the buffers of both ends for one sequence."""
+class Head(Protocol):
+    """From the residual stream x [D, S] after the last layer to the loss, and back."""
 
-    def __init__(self, spec: ModelSpec, sequence: int, context: Context, timings: Timings) -> None:
+    def logits(self, x: Array, weights: Arena) -> Array:
+        """Logits [S, V], whole in memory."""
+        ...
+
+    def loss(self, x: Array, targets: Tokens, weights: Arena) -> HeadLoss:
+        """The loss; targets of -1 do not count."""
+        ...
+
+    def loss_and_gradient(
+        self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
+    ) -> tuple[HeadLoss, Array]:
+        """The loss and dx [D, S] of scale * its sum; adds to classifier's and norm's gradients."""
+        ...
+
+
+def classifier_name(spec: ModelSpec) -> str:
+    """The parameter that the classifier multiplies by."""
+    return "embedding" if spec.tied_embeddings else "classifier"
+
+
+class Embedding:
+    """The rows of the embedding, looked up and added to, on the CPU in fp32."""
+
+    def __init__(self, spec: ModelSpec, context: Context, timings: Timings) -> None:
         self.spec, self.context, self.timings = spec, context, timings
-        self.normalized = np.zeros((spec.dim, sequence), np.float32)
-        self.inverse_rms = np.zeros(sequence, np.float32)
-        self.tile = tile_positions(spec.vocabulary, sequence)
-        self.logits = np.zeros((self.tile, spec.vocabulary), np.float32)
-
-    @property
-    def classifier(self) -> str:
-        """The parameter that the classifier multiplies by."""
-        return "embedding" if self.spec.tied_embeddings else "classifier"
 
     def embed(self, tokens: Tokens, weights: Arena, x: Array) -> None:
         """x [D, S] = rows of the embedding. DataError for a token outside the vocabulary."""
@@ -62,6 +78,29 @@ class Head:
         with self.timings.measure("elementwise"):
             arithmetic.embedding_backward(self.context, dx, tokens, gradients["embedding"])
 
+
+class CpuHead:
+    """Owns the buffers of the head for one sequence."""
+
+    def __init__(self, spec: ModelSpec, sequence: int, context: Context, timings: Timings) -> None:
+        self.spec, self.context, self.timings = spec, context, timings
+        self.classifier = classifier_name(spec)
+        self.normalized = np.zeros((spec.dim, sequence), np.float32)
+        self.inverse_rms = np.zeros(sequence, np.float32)
+        self.tile = tile_positions(spec.vocabulary, sequence)
+        self.tile_logits = np.zeros((self.tile, spec.vocabulary), np.float32)
+
+    def logits(self, x: Array, weights: Arena) -> Array:
+        """Logits [S, V] of x [D, S]."""
+        self.normalize(x, weights)
+        return np.concatenate(
+            [self.logits_of(*bounds, weights).copy() for bounds in self._tiles(x.shape[1])]
+        )
+
+    def _tiles(self, positions: int) -> Iterator[tuple[int, int]]:
+        for start in range(0, positions, self.tile):
+            yield start, min(start + self.tile, positions)
+
     def normalize(self, x: Array, weights: Arena) -> None:
         """The final norm of x [D, S], kept for the tiles."""
         with self.timings.measure("elementwise"):
@@ -76,7 +115,7 @@ class Head:
 
     def logits_of(self, start: int, stop: int, weights: Arena) -> Array:
         """Logits [stop - start, V] of normalised positions; a view of the tile buffer."""
-        logits = self.logits[: stop - start]
+        logits = self.tile_logits[: stop - start]
         with self.timings.measure("blas"):
             arithmetic.gemm(
                 self.context,
@@ -92,10 +131,9 @@ class Head:
         """The loss of final activations x [D, S]; targets of -1 do not count."""
         self.normalize(x, weights)
         total = 0.0
-        for start in range(0, len(targets), self.tile):
-            part = targets[start : start + self.tile]
-            logits = self.logits_of(start, start + len(part), weights)
-            total += self._cross_entropy(logits, part, 0.0)
+        for start, stop in self._tiles(len(targets)):
+            logits = self.logits_of(start, stop, weights)
+            total += self._cross_entropy(logits, targets[start:stop], 0.0)
         return HeadLoss(total, int((targets >= 0).sum()))
 
     def loss_and_gradient(
@@ -105,10 +143,9 @@ class Head:
         self.normalize(x, weights)
         dnormalized = np.empty_like(x)
         total = 0.0
-        for start in range(0, len(targets), self.tile):
-            part = targets[start : start + self.tile]
-            logits = self.logits_of(start, start + len(part), weights)
-            total += self._cross_entropy(logits, part, scale)
+        for start, stop in self._tiles(len(targets)):
+            logits = self.logits_of(start, stop, weights)
+            total += self._cross_entropy(logits, targets[start:stop], scale)
             self._tile_backward(logits, start, dnormalized, weights, gradients)
         dx = np.zeros_like(x)
         with self.timings.measure("elementwise"):

@@ -53,6 +53,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
             _sequence(config),
             residual_scale=_alpha(config, spec),
             pipeline=config.pipeline,
+            engine_extras=config.engine_extras,
         )
         stack.callback(step.close)
         if resumed is None:
@@ -161,7 +162,9 @@ def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | 
 
 def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes that a run of `config` takes."""
-    return estimate(spec, _sequence(config), config.numerics, config.pipeline).total
+    return estimate(
+        spec, _sequence(config), config.numerics, config.pipeline, extras=config.engine_extras
+    ).total
 
 
 def check_memory(config: RunConfig, spec: ModelSpec) -> int:

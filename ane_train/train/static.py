@@ -7,12 +7,9 @@ evaluated, so no bit depends on the time that compiling takes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-
-import numpy as np
 
 from ane_train.engine import Engine
 from ane_train.errors import EngineError
@@ -22,11 +19,9 @@ from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import Constants, LayerProgram, layer_programs
 from ane_train.train.block import KINDS, BlockContext, BlockKind
 from ane_train.train.bound import BoundProgram, surface_of
+from ane_train.train.norm import stage_residual
 from ane_train.train.pipeline import Refresh
 from ane_train.train.timings import Timings
-
-_LARGEST = 4  # log2 of where x is scaled to: squares stay below 256
-_LARGEST_EPSILON = 2.0**15
 
 
 class CompiledSlot:
@@ -99,12 +94,9 @@ class CompiledBlock:
 
     def feed(self, x: Array, weights: Arena) -> None:
         """Stages x, scaled to fit fp16, and the epsilon that goes with the scale."""
-        forward, epsilon = self.forward, self.shared.shape.norm_epsilon
+        forward = self.forward
         with self.shared.timings.measure("io"):
-            scale = norm_scale(x, epsilon)
-            forward.stage("x", x, scale=scale)
-            scaled = np.full((1, x.shape[1]), epsilon * scale**2, np.float32)
-            forward.stage("epsilon", scaled)
+            stage_residual(forward, x, self.shared.shape.norm_epsilon)
 
     def inverse_rms(self, x: Array, weights: Arena) -> Array:
         """Computed again: the program keeps its own to itself."""
@@ -125,26 +117,24 @@ class CompiledBlock:
         return self.forward.read("normalized", out)
 
 
-def norm_scale(x: Array, epsilon: float) -> float:
-    """The power of two by which x is staged for RMSNorm, which does not change by it.
-
-    The largest |x| comes to lie in [8, 16) unless that made epsilon * scale^2 too large for fp16.
-    """
-    largest = max(float(x.max()), -float(x.min()))
-    if not 0 < largest < math.inf:
-        return 1.0
-    most = math.floor(math.log2(_LARGEST_EPSILON / epsilon) / 2)
-    return 2.0 ** min(_LARGEST - math.frexp(largest)[1], most)
-
-
 class StaticPipeline:
-    """Programs of its own for each layer; they follow the weights as far as the budget goes."""
+    """Programs of its own for each layer; they follow the weights as far as the budget goes.
 
-    def __init__(self, shared: BlockContext, weights: Arena, layers: int) -> None:
-        self._engine, self._layers = shared.engine, layers
+    `head` are further programs to keep up with the weights, in the order of their use.
+    """
+
+    def __init__(
+        self,
+        shared: BlockContext,
+        weights: Arena,
+        layers: int,
+        head: Sequence[CompiledSlot] = (),
+    ) -> None:
+        self._engine, self._layers, self._head = shared.engine, layers, head
         self._slots: list[dict[str, CompiledSlot]] = []
         for layer in range(layers):
-            layouts = {p.name: p for p in layer_programs(shared.shape, _constants(weights, layer))}
+            constants = _constants(weights, layer, norm_backward=shared.norm.in_program)
+            layouts = {p.name: p for p in layer_programs(shared.shape, constants)}
             outputs = {
                 f"{kind.name}_backward": shared.backward_output(kind, layer, layouts)
                 for kind in KINDS
@@ -155,9 +145,10 @@ class StaticPipeline:
                     for name, layout in layouts.items()
                 }
             )
-        self.programs: tuple[LayerProgram, ...] = tuple(s.layout for s in self._slots[0].values())
-        self._count = len(self.programs) * layers
-        shared.engine.budget.require(self._count, self._count, "a step of the static pipeline")
+        distinct = (*self._slots[0].values(), *head)
+        self.programs: tuple[LayerProgram, ...] = tuple(slot.layout for slot in distinct)
+        self._count = sum(map(len, self._slots)) + len(head)
+        self._require_budget()
         self._blocks = {
             (kind.name, layer): CompiledBlock(kind, layer, shared, slots)
             for layer, slots in enumerate(self._slots)
@@ -165,6 +156,13 @@ class StaticPipeline:
         }
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self.ready = False
+
+    def _require_budget(self) -> None:
+        """What was compiled so far, once for all, will have to be in any new process too."""
+        counts, count = self._engine.context.counts(), self._count
+        self._engine.budget.require(
+            counts.compiled + count, counts.loaded + count, "a step of the static pipeline"
+        )
 
     def block(self, kind: str, layer: int) -> CompiledBlock:
         """The programs of a block."""
@@ -177,6 +175,11 @@ class StaticPipeline:
         live = self._count if self.ready else 0
         self.ready = self._engine.budget.fits(self._count, self._count - live)
         yield self._renew_forward if self.ready else self._release
+        for slot in self._head:
+            if self.ready:
+                slot.renew(self._compiler)
+            else:
+                slot.release()
         if self.ready:
             for layer in reversed(range(self._layers)):
                 for kind in reversed(KINDS):
@@ -191,8 +194,8 @@ class StaticPipeline:
             slot.release()
 
     def _wait(self) -> None:
-        for slots in self._slots:
-            for slot in slots.values():
+        for slots in (*(each.values() for each in self._slots), self._head):
+            for slot in slots:
                 slot.wait()
 
     def close(self) -> None:
@@ -200,7 +203,7 @@ class StaticPipeline:
         self._compiler.shutdown(cancel_futures=True)
 
 
-def _constants(weights: Arena, layer: int) -> Constants:
+def _constants(weights: Arena, layer: int, *, norm_backward: bool) -> Constants:
     """Views of a layer's weights, by their names within the layer."""
     prefix = f"layers.{layer}."
     return Constants(
@@ -208,5 +211,6 @@ def _constants(weights: Arena, layer: int) -> Constants:
             name.removeprefix(prefix): view
             for name, view in weights.views.items()
             if name.startswith(prefix)
-        }
+        },
+        norm_backward=norm_backward,
     )

@@ -7,7 +7,7 @@ that is not finite it changes nothing and names the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite, sqrt
@@ -20,18 +20,12 @@ from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
+from ane_train.train.arrangement import ARRANGEMENTS
 from ane_train.train.block import KINDS, BlockContext, ResidualBlock
-from ane_train.train.dynamic import DynamicPipeline
 from ane_train.train.gradient_worker import GradientWorker
-from ane_train.train.head import Head, Tokens
-from ane_train.train.pipeline import Pipeline, Refresh
-from ane_train.train.static import StaticPipeline
+from ane_train.train.head import Embedding, Tokens
+from ane_train.train.pipeline import Refresh
 from ane_train.train.timings import Timings
-
-PIPELINES: Mapping[str, Callable[[BlockContext, Arena, int], Pipeline]] = {
-    "dynamic": DynamicPipeline,
-    "static": StaticPipeline,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,10 @@ class Update:
 
 
 class TrainingStep:
-    """A model bound to an engine, with its optimizer."""
+    """A model bound to an engine, with its optimizer.
+
+    pipeline: "dynamic" or "static"; engine_extras, with the latter only: see `arrangement`.
+    """
 
     def __init__(
         self,
@@ -64,6 +61,7 @@ class TrainingStep:
         *,
         residual_scale: float = 1.0,
         pipeline: str = "dynamic",
+        engine_extras: bool = False,
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
@@ -72,12 +70,13 @@ class TrainingStep:
         self.first_moment, self.second_moment = Arena(self.table), Arena(self.table)
         self.timings = Timings()
         self.worker = GradientWorker()
-        self.head = Head(spec, sequence, engine.context, self.timings)
+        self.embedding = Embedding(spec, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
         shared = BlockContext(engine, shape, self.worker, self.timings, float(residual_scale))
-        self.pipeline = PIPELINES[pipeline](shared, self.weights, spec.layers)
+        arranged = ARRANGEMENTS[pipeline, engine_extras](spec, shared, self.weights)
+        self.pipeline, self.head = arranged.pipeline, arranged.head
         self.blocks = [
-            ResidualBlock(kind, layer, shared, self.pipeline.block(kind.name, layer))
+            ResidualBlock(kind, layer, arranged.shared, self.pipeline.block(kind.name, layer))
             for layer in range(spec.layers)
             for kind in KINDS
         ]
@@ -96,18 +95,14 @@ class TrainingStep:
     def activations(self, tokens: Tokens) -> Array:
         """Residual stream [D, S] after the last layer, of S tokens."""
         x = np.empty((self.spec.dim, self.sequence), np.float32)
-        self.head.embed(tokens, self.weights, x)
+        self.embedding.embed(tokens, self.weights, x)
         for block in self.blocks:
             block.forward(x, self.weights)
         return x
 
     def logits(self, tokens: Tokens) -> Array:
         """Logits [S, V] of one sequence, whole in memory: for tests and short texts."""
-        self.head.normalize(self.activations(tokens), self.weights)
-        starts = range(0, self.sequence, self.head.tile)
-        stops = [min(start + self.head.tile, self.sequence) for start in starts]
-        tiles = zip(starts, stops, strict=True)
-        return np.concatenate([self.head.logits_of(*tile, self.weights).copy() for tile in tiles])
+        return self.head.logits(self.activations(tokens), self.weights)
 
     def evaluate(self, inputs: Tokens, targets: Tokens) -> float:
         """Mean loss in nats of inputs [B, S] against targets [B, S]; nothing is trained."""
@@ -129,7 +124,7 @@ class TrainingStep:
             total += loss.total
             for block in reversed(self.blocks):
                 block.backward(dx, self.weights, self.gradients)
-            self.head.embed_backward(sequence, dx, self.gradients)
+            self.embedding.embed_backward(sequence, dx, self.gradients)
             with self.timings.measure("blas"):
                 self.worker.join()
         return total / counted
