@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import coremltools_oracle
@@ -12,7 +14,15 @@ from ane_train import mil
 from ane_train.model.layer import layer_shape
 from ane_train.model.spec import list_models
 from ane_train.native.engine import Context
-from ane_train.programs import Constants, LayerProgram, LayerShape, layer_programs
+from ane_train.programs import (
+    Constants,
+    LayerProgram,
+    LayerShape,
+    classifier,
+    final_norm_backward,
+    layer_programs,
+    softmax,
+)
 
 SHAPES = {spec.name: layer_shape(spec, spec.sequence) for spec in list_models()} | {
     "odd": LayerShape(17, 40, 6, 2, 24, 72, 1e4, 1e-5, True),
@@ -31,12 +41,30 @@ def constants(shape: LayerShape, file: str | None = None) -> Constants:
     return Constants({name: draw(size, np.float32) for name, size in shapes.items()}, file)
 
 
+def extra_programs(
+    shape: LayerShape, given: Constants, vocabulary: int = 20_000
+) -> tuple[LayerProgram, ...]:
+    """What runs on the engine with --engine-extras instead of, or besides, a layer's programs."""
+    draw = np.random.default_rng(1).random
+    matrix = draw((vocabulary, shape.dim), np.float32)
+    values: Mapping[str, np.ndarray] = {"norm": draw(shape.dim, np.float32), "classifier": matrix}
+    head = classifier(shape, Constants(values, given.file))
+    backward = layer_programs(shape, replace(given, norm_backward=True))[2:]
+    norm = final_norm_backward(shape, Constants(values, given.file))
+    return (head, softmax(head.output), norm, *backward)
+
+
 STATIC = {name: constants(shape) for name, shape in SHAPES.items()}
+EXTRAS = {name: extra_programs(shape, STATIC[name]) for name, shape in SHAPES.items()}
 PROGRAMS = [
     pytest.param(program, id=f"{name} {kind} {program.name}")
     for name, shape in SHAPES.items()
-    for kind, given in (("dynamic", None), ("static", STATIC[name]))
-    for program in layer_programs(shape, given)
+    for kind, programs in (
+        ("dynamic", layer_programs(shape)),
+        ("static", layer_programs(shape, STATIC[name])),
+        ("extra", EXTRAS[name]),
+    )
+    for program in programs
 ]
 
 
@@ -66,13 +94,14 @@ def test_coremltools_reads_every_weight_file(layer_program: LayerProgram, tmp_pa
 @pytest.mark.parametrize("chip", ["m2", "m3", "m4", "m5"])
 @pytest.mark.parametrize("name", ["stories110m", "qwen3_06b", "stories15m", "tiny"])
 def test_no_chip_from_m2_on_refuses_a_program_of_a_shipped_model(name: str, chip: str) -> None:
-    for given in (None, STATIC[name]):
-        for layer_program in layer_programs(SHAPES[name], given):
-            mil.require(layer_program.program, chip)
+    given = [layer_programs(SHAPES[name], weights) for weights in (None, STATIC[name])]
+    for layer_program in (*given[0], *given[1], *EXTRAS[name]):
+        mil.require(layer_program.program, chip)
 
 
 def test_static_programs_apply_weights_as_convolutions_with_a_file_each() -> None:
-    for layer_program in layer_programs(SHAPES["odd"], STATIC["odd"]):
+    static = layer_programs(SHAPES["odd"], STATIC["odd"])
+    for layer_program in (*static, *EXTRAS["odd"]):
         program = layer_program.program
         convolved = {op.constant("weight") for op in program.ops if op.kind == "conv"}
         matrices = {value for value in program.constants if value.name.endswith("_weight")}
@@ -92,7 +121,9 @@ def test_static_texts_are_the_same_for_all_weights_and_layers() -> None:
 
 
 def test_all_constants_of_a_program_fit_one_file() -> None:
-    for layer_program in layer_programs(SHAPES["odd"], constants(SHAPES["odd"], "weights")):
+    given = constants(SHAPES["odd"], "weights")
+    extras = [p for p in extra_programs(SHAPES["odd"], given, 97) if p.name != "softmax"]
+    for layer_program in (*layer_programs(SHAPES["odd"], given), *extras):
         (file,) = layer_program.program.files
         assert file.path == "@model_path/weights/weights.bin"
 

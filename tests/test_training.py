@@ -75,6 +75,7 @@ sequence = 64
         ("tiny", ("hazard", "--chip", "m4")),
         ("plain.toml", ("hazard", "--chip", "m4")),
         ("plain.toml", ("hazard", "--chip", "m1")),
+        ("tiny", ("hazard", "--chip", "m4", "--pipeline", "static", "--engine-extras")),
     ],
 )
 def test_training_converges_in_every_numerics_mode(

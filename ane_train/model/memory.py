@@ -79,11 +79,13 @@ def estimate(
         * constants
         * (spec.layers if pipeline == "static" else 1),
         "surfaces of the head": size * sum(_surfaces(program) for program in head),
-        "constants of the head (fp32)": 4
-        * sum(value.type.elements for program in head for value in _filed(program)),
+        "constants of the head (fp32), and one as a file": 4
+        * sum(value.type.elements for program in head for value in _filed(program))
+        + size * max((value.type.elements for p in head for value in _filed(p)), default=0),
         "residual stream": 4 * residuals,
         "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, sequence),
         "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
+        "scratch of the head": 12 * max((p.output.elements for p in head), default=0),
         "process": _PROCESS,
     }
     return MemoryEstimate(parts)
