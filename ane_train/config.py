@@ -213,6 +213,9 @@ class RunConfig:
         "weights as inputs of programs, or as constants, compiled anew after each step",
         choices=("dynamic", "static"),
     )
+    delta: bool = _machine(
+        False, "static: put new weights into compiled programs; refused where a test of it fails"
+    )
     engine_extras: bool = _machine(
         False,
         "final norm, classifier, softmax and the backward of norms on the engine too (static only)",
@@ -282,8 +285,9 @@ def contradiction(config: RunConfig) -> str | None:
         return "--patience counts evaluations and --eval-every is 0: give it a number of steps"
     if config.engine == "ane" and config.numerics != "fp16":
         return f"the ANE computes in fp16: --numerics {config.numerics} needs --engine cpu"
-    if config.engine_extras and config.pipeline != "static":
-        return "--engine-extras needs weights as constants: add --pipeline static"
+    for flag, given in (("engine-extras", config.engine_extras), ("delta", config.delta)):
+        if given and config.pipeline != "static":
+            return f"--{flag} needs weights as constants: add --pipeline static"
     return None
 
 

@@ -30,6 +30,7 @@ from ane_train.programs import (
 from ane_train.programs.packing import stack_along_channels
 from ane_train.train.bound import CompiledLayer
 from ane_train.train.norm import fitting_scale, norm_scale, stage_residual
+from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import AdamW, TrainingStep
 
 EXTRAS = ("--pipeline", "static", "--engine-extras")
@@ -206,9 +207,9 @@ def test_the_budget_counts_the_programs_of_the_head() -> None:
         engine = open_engine(EngineOptions("cpu", compile_limit=limit))
         if not fits:
             with pytest.raises(EngineError, match=f"needs {needed} programs compiled"):
-                TrainingStep(spec, engine, 32, pipeline="static", engine_extras=True)
+                TrainingStep(spec, engine, 32, pipeline=PipelineOptions("static", extras=True))
             continue
-        step = TrainingStep(spec, engine, 32, pipeline="static", engine_extras=True)
+        step = TrainingStep(spec, engine, 32, pipeline=PipelineOptions("static", extras=True))
         step.initialize(seed=0)
         assert step.pipeline.ready
         step.micro_batch(*tokens_of(spec, 1))
@@ -220,7 +221,7 @@ def test_an_update_compiles_the_softmax_not_again_and_lets_go_what_does_not_fit(
     spec, _ = spec_of("multi-head")
     changing = 4 * spec.layers + 2
     engine = open_engine(EngineOptions("cpu", compile_limit=1 + 2 * changing))
-    step = TrainingStep(spec, engine, 32, pipeline="static", engine_extras=True)
+    step = TrainingStep(spec, engine, 32, pipeline=PipelineOptions("static", extras=True))
     inputs, targets = tokens_of(replace(spec, sequence=32), 1)
     step.initialize(seed=0)
     for ready in (True, False):

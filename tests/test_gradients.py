@@ -11,6 +11,7 @@ from peers import peer_of, reference_of, relative_error
 from ane_train.engine import EngineOptions, open_engine
 from ane_train.mil import Chip
 from ane_train.model.spec import ModelSpec
+from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import TrainingStep
 
 # heads, kv_heads, head_size, dim, ffn, qk_norm, tied, batch, sequence, layers, theta
@@ -82,7 +83,7 @@ def random_step(
 ) -> TrainingStep:
     """A step whose gains are random too, so that no gradient is symmetric by accident."""
     engine = open_engine(EngineOptions("cpu", numerics, chip))
-    step = TrainingStep(spec, engine, spec.sequence, pipeline=pipeline, engine_extras=extras)
+    step = TrainingStep(spec, engine, spec.sequence, pipeline=PipelineOptions(pipeline, extras))
     step.initialize(seed=11)
     generator = np.random.default_rng(12)
     for parameter in step.table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ane_train.engine.budget import Budget
+from ane_train.engine.delta import check_delta
 from ane_train.engine.open import USUAL_CHIP, Engine, Fallback, likely_chip, open_engine
 from ane_train.engine.options import EngineOptions
 
@@ -12,6 +13,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Fallback",
+    "check_delta",
     "likely_chip",
     "open_engine",
 ]

@@ -50,23 +50,28 @@ class Engine:
         return 4 if self.numerics == "fp32" else 2
 
     def compile(self, program: mil.Program, name: str | None = None) -> Program:
-        """Verifies, prints and compiles a program. EngineError names it and says why it is bad.
+        """Verifies, prints and compiles a program. EngineError names it and says why it is bad."""
+        text = self.print(program, name)
+        return self.compile_text(text, self.weight_files(program), name or program.function)
 
-        One that the ANE's compiler refuses is compiled for the software engine, and noted.
+    def compile_text(
+        self, text: str, files: Mapping[str, bytes], name: str, donor: Program | None = None
+    ) -> Program:
+        """Compiles what `print` and `weight_files` gave.
+
+        One that the ANE's compiler refuses is compiled for the software engine, and noted. A
+        `donor` of the same text spares the compile.
         """
-        text, files = self.print(program, name), self.weight_files(program)
-        if self.name != ANE:
-            return self.context.compile(text, files)
         key = digest(text)
         if key in self.refused:
-            self.fallbacks[key] = Fallback(name or program.function, self.refused[key])
+            self.fallbacks[key] = Fallback(name, self.refused[key])
         if key not in self.fallbacks:
             try:
-                return self.context.compile(text, files)
+                return self.context.compile(text, files, donor=donor)
             except NativeError as error:
-                if error.status != "compile":
+                if self.name != ANE or error.status != "compile":
                     raise
-                self.fallbacks[key] = Fallback(name or program.function, str(error))
+                self.fallbacks[key] = Fallback(name, str(error))
         return self.context.compile(text, files, engine="software")
 
     def print(self, program: mil.Program, name: str | None = None) -> str:

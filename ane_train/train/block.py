@@ -83,9 +83,15 @@ class BlockContext:
     worker: GradientWorker
     timings: Timings
     alpha: float
+    delta: bool = False  # constants are replaced in compiled programs
     norm: type[NormBackward] = CpuNorm
     workspace: Workspace = field(default_factory=Workspace)
     outputs: dict[tuple[str, int], Surface] = field(default_factory=dict)
+
+    @property
+    def weight_file(self) -> str | None:
+        """The one file of a program's constants; None: each has its own. See Constants."""
+        return "weights" if self.delta else None
 
     def backward_output(
         self, kind: BlockKind, layer: int, layouts: Mapping[str, LayerProgram]

@@ -58,9 +58,9 @@ class EngineHead:
     def __init__(self, spec: ModelSpec, shared: BlockContext, weights: Arena) -> None:
         self._shared, self._classifier = shared, classifier_name(spec)
         self._parts = _parts(spec, shared, weights)
-        gain = Constants({"norm": weights["norm"]})
+        gain = Constants({"norm": weights["norm"]}, shared.weight_file)
         layout = final_norm_backward(shared.shape, gain)
-        self._norm_backward = CompiledSlot(shared.engine, layout, shared.timings)
+        self._norm_backward = CompiledSlot(shared, layout)
         self.slots = (*(part.classifier for part in self._parts), self._norm_backward)
         sequence = shared.shape.sequence
         tile = tile_rows(spec.vocabulary, sequence)
@@ -192,7 +192,7 @@ def _parts(spec: ModelSpec, shared: BlockContext, weights: Arena) -> list[Part]:
     parts = []
     for rows in split_vocabulary(spec.vocabulary, spec.dim, mil.most_channels(engine.chip)):
         constants = {"norm": weights["norm"], "classifier": matrix[rows.start : rows.stop]}
-        layout = classifier(shared.shape, Constants(constants))
+        layout = classifier(shared.shape, Constants(constants, shared.weight_file))
         logits = surface_of(engine, layout.output)
         if len(rows) not in programs:
             over = softmax(layout.output)
@@ -201,7 +201,7 @@ def _parts(spec: ModelSpec, shared: BlockContext, weights: Arena) -> list[Part]:
         target = surface_of(engine, program.layout.output)
         request = program.compiled.request([logits], [target])
         bound = BoundProgram(program.layout, logits, target, request)
-        parts.append(Part(rows, CompiledSlot(engine, layout, shared.timings, logits), bound))
+        parts.append(Part(rows, CompiledSlot(shared, layout, logits), bound))
     return parts
 
 

@@ -108,8 +108,10 @@ class _Loop:
     ) -> None:
         self.session, self.request, self.on_event = session, request, on_event
         self.started = started
+        self.first_image = former is None
         self.start, self.steps, self.tokens, self.idle = time.perf_counter(), 0, 0, 0
         self.away, self.timings = 0.0, dict[str, float]()
+        self.told = set[str]()  # the programs of which a user knows that they fell back
         if former is not None:
             self.away, self.timings = self.start - former.left, dict(former.timings)
             self.count("restart", self.away)
@@ -120,6 +122,7 @@ class _Loop:
     def run(self) -> RunEnded | Restart:
         session, pipeline = self.session, self.session.step.pipeline
         while True:
+            self.warn_of_fallbacks()
             if session.progress.unfinished and (pipeline.ready or not self.evaluation_is_due()):
                 self.follow_up()
             unfinished = session.progress.unfinished
@@ -129,6 +132,17 @@ class _Loop:
             if not pipeline.ready:
                 return self.restart()
             self.step()
+
+    def warn_of_fallbacks(self) -> None:
+        """What the ANE has refused since the last call; a former image has told of the same."""
+        found = dict(self.session.parts.engine.fallbacks)
+        for key in found.keys() - self.told if self.first_image else ():
+            fallback = found[key]
+            self.on_event(
+                Warned(f"the ANE refuses {fallback.name}, which runs on the software engine: "
+                       f"{fallback.reason}")
+            )  # fmt: skip
+        self.told |= found.keys()
 
     def follow_up(self) -> None:
         """What comes after a step, and before the first: evaluating and saving where due."""

@@ -12,13 +12,14 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
-from ane_train.engine import Engine, EngineOptions, likely_chip, open_engine
-from ane_train.errors import CheckpointError, MemoryLimitError
+from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, open_engine
+from ane_train.errors import CheckpointError, EngineError, MemoryLimitError
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.restart import MARKER
 from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.schedule import Schedule
@@ -47,13 +48,14 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
         memory_available = check_memory(config, spec)
         engine = _engine(config)
         stack.callback(engine.close)
+        if config.delta:
+            _require_delta(engine)
         step = TrainingStep(
             spec,
             engine,
             _sequence(config),
             residual_scale=_alpha(config, spec),
-            pipeline=config.pipeline,
-            engine_extras=config.engine_extras,
+            pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
         )
         stack.callback(step.close)
         if resumed is None:
@@ -109,13 +111,8 @@ def _sequence(config: RunConfig) -> int:
 
 
 def _refusals(step: TrainingStep, engine: Engine) -> list[str]:
-    """What the ANE refuses, or what one would as far as is known unless a --chip held."""
-    if engine.name == "ane":
-        return [
-            f"the ANE refuses {fallback.name}, which runs on the software engine: {fallback.reason}"
-            for fallback in engine.fallbacks.values()
-        ]
-    if engine.chip is not None:
+    """What an ANE would refuse as far as is known, unless a --chip held."""
+    if engine.name == "ane" or engine.chip is not None:
         return []
     chip = likely_chip(default_cache())
     findings = (find for layout in step.pipeline.programs for find in verify(layout.program, chip))
@@ -194,6 +191,12 @@ def _engine(config: RunConfig) -> Engine:
             profiles=default_cache(),
         )
     )
+
+
+def _require_delta(engine: Engine) -> None:
+    problem = check_delta(engine)
+    if problem:
+        raise EngineError(f"--delta cannot be used here: {problem}; leave it out")
 
 
 def _schedule(config: RunConfig) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from ane_train.model.arena import Arena, Array
@@ -11,6 +12,19 @@ from ane_train.programs import LayerProgram
 from ane_train.train.bound import BoundProgram
 
 Refresh = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """How weights reach the programs: "dynamic" as inputs, "static" as constants.
+
+    With "static" only: extras puts head and norm backward on the engine; delta replaces the
+    weights of compiled programs.
+    """
+
+    kind: str = "dynamic"
+    extras: bool = False
+    delta: bool = False
 
 
 class BlockPrograms(Protocol):

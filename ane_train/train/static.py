@@ -7,11 +7,11 @@ evaluated, so no bit depends on the time that compiling takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from ane_train.engine import Engine
 from ane_train.errors import EngineError
 from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
@@ -21,16 +21,20 @@ from ane_train.train.block import KINDS, BlockContext, BlockKind
 from ane_train.train.bound import BoundProgram, surface_of
 from ane_train.train.norm import stage_residual
 from ane_train.train.pipeline import Refresh
-from ane_train.train.timings import Timings
 
 
 class CompiledSlot:
-    """One program of one block, on surfaces that stay while the program is replaced."""
+    """One program of one block, on surfaces that stay while the program is replaced.
+
+    delta: the new program takes over the old one's compiled form, so that only the first compiles.
+    """
 
     def __init__(
-        self, engine: Engine, layout: LayerProgram, timings: Timings, target: Surface | None = None
+        self, shared: BlockContext, layout: LayerProgram, target: Surface | None = None
     ) -> None:
-        self.layout, self._engine, self._timings = layout, engine, timings
+        engine = shared.engine
+        self.layout, self._engine, self._timings = layout, engine, shared.timings
+        self._delta, self._digest = shared.delta, b""
         self._text = engine.print(layout.program, layout.name)
         self._source = surface_of(engine, layout.input)
         self._target = target or surface_of(engine, layout.output)
@@ -65,11 +69,29 @@ class CompiledSlot:
         self._request = self._program = None
 
     def _compile(self) -> None:
-        """Runs on the compile thread; the old program goes first, to keep few of them loaded."""
-        self.release()
+        """Runs on the compile thread."""
         files = self._engine.weight_files(self.layout.program)
-        self._program = self._engine.context.compile(self._text, files)
-        self._request = self._program.request([self._source], [self._target])
+        if self._delta:
+            self._take_over(files)
+        else:
+            self.release()  # the old program goes first, to keep few of them loaded
+            self._put(self._compiled(files, None))
+
+    def _take_over(self, files: Mapping[str, bytes]) -> None:
+        """With equal weights there is nothing to replace, and the system would refuse to."""
+        digest = hashlib.blake2b(b"".join(files.values())).digest()
+        if digest != self._digest or self._program is None:
+            program = self._compiled(files, self._program)
+            self.release()
+            self._put(program)
+        self._digest = digest
+
+    def _compiled(self, files: Mapping[str, bytes], donor: Program | None) -> Program:
+        return self._engine.compile_text(self._text, files, self.layout.name, donor)
+
+    def _put(self, program: Program) -> None:
+        self._program = program
+        self._request = program.request([self._source], [self._target])
 
 
 class CompiledBlock:
@@ -133,7 +155,7 @@ class StaticPipeline:
         self._engine, self._layers, self._head = shared.engine, layers, head
         self._slots: list[dict[str, CompiledSlot]] = []
         for layer in range(layers):
-            constants = _constants(weights, layer, norm_backward=shared.norm.in_program)
+            constants = _constants(weights, layer, shared)
             layouts = {p.name: p for p in layer_programs(shared.shape, constants)}
             outputs = {
                 f"{kind.name}_backward": shared.backward_output(kind, layer, layouts)
@@ -141,13 +163,14 @@ class StaticPipeline:
             }
             self._slots.append(
                 {
-                    name: CompiledSlot(shared.engine, layout, shared.timings, outputs.get(name))
+                    name: CompiledSlot(shared, layout, outputs.get(name))
                     for name, layout in layouts.items()
                 }
             )
         distinct = (*self._slots[0].values(), *head)
         self.programs: tuple[LayerProgram, ...] = tuple(slot.layout for slot in distinct)
         self._count = sum(map(len, self._slots)) + len(head)
+        self._delta = shared.delta
         self._require_budget()
         self._blocks = {
             (kind.name, layer): CompiledBlock(kind, layer, shared, slots)
@@ -160,9 +183,9 @@ class StaticPipeline:
     def _require_budget(self) -> None:
         """What was compiled so far, once for all, will have to be in any new process too."""
         counts, count = self._engine.context.counts(), self._count
-        self._engine.budget.require(
-            counts.compiled + count, counts.loaded + count, "a step of the static pipeline"
-        )
+        loads = counts.loaded + count + self._delta
+        purpose = "a step of the static pipeline"
+        self._engine.budget.require(counts.compiled + count, loads, purpose)
 
     def block(self, kind: str, layer: int) -> CompiledBlock:
         """The programs of a block."""
@@ -172,8 +195,7 @@ class StaticPipeline:
     def refreshing(self) -> Iterator[Refresh]:
         """Gives the function that compiles a layer's programs, or lets them go where none fit."""
         self._wait()
-        live = self._count if self.ready else 0
-        self.ready = self._engine.budget.fits(self._count, self._count - live)
+        self.ready = self._fits()
         yield self._renew_forward if self.ready else self._release
         for slot in self._head:
             if self.ready:
@@ -184,6 +206,12 @@ class StaticPipeline:
             for layer in reversed(range(self._layers)):
                 for kind in reversed(KINDS):
                     self._blocks[kind.name, layer].backward_slot.renew(self._compiler)
+
+    def _fits(self) -> bool:
+        """Whether the budget has room for all programs with new weights."""
+        if self._delta and self.ready:
+            return self._engine.budget.fits(0, 1)
+        return self._engine.budget.fits(self._count, 0 if self.ready else self._count)
 
     def _renew_forward(self, layer: int) -> None:
         for kind in KINDS:
@@ -203,7 +231,7 @@ class StaticPipeline:
         self._compiler.shutdown(cancel_futures=True)
 
 
-def _constants(weights: Arena, layer: int, *, norm_backward: bool) -> Constants:
+def _constants(weights: Arena, layer: int, shared: BlockContext) -> Constants:
     """Views of a layer's weights, by their names within the layer."""
     prefix = f"layers.{layer}."
     return Constants(
@@ -212,5 +240,6 @@ def _constants(weights: Arena, layer: int, *, norm_backward: bool) -> Constants:
             for name, view in weights.views.items()
             if name.startswith(prefix)
         },
-        norm_backward=norm_backward,
+        file=shared.weight_file,
+        norm_backward=shared.norm.in_program,
     )

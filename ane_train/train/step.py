@@ -24,8 +24,10 @@ from ane_train.train.arrangement import ARRANGEMENTS
 from ane_train.train.block import KINDS, BlockContext, ResidualBlock
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.head import Embedding, Tokens
-from ane_train.train.pipeline import Refresh
+from ane_train.train.pipeline import PipelineOptions, Refresh
 from ane_train.train.timings import Timings
+
+DYNAMIC = PipelineOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,7 @@ class Update:
 
 
 class TrainingStep:
-    """A model bound to an engine, with its optimizer.
-
-    pipeline: "dynamic" or "static"; engine_extras, with the latter only: see `arrangement`.
-    """
+    """A model bound to an engine, with its optimizer."""
 
     def __init__(
         self,
@@ -60,8 +59,7 @@ class TrainingStep:
         sequence: int,
         *,
         residual_scale: float = 1.0,
-        pipeline: str = "dynamic",
-        engine_extras: bool = False,
+        pipeline: PipelineOptions = DYNAMIC,
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
@@ -72,8 +70,9 @@ class TrainingStep:
         self.worker = GradientWorker()
         self.embedding = Embedding(spec, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
-        shared = BlockContext(engine, shape, self.worker, self.timings, float(residual_scale))
-        arranged = ARRANGEMENTS[pipeline, engine_extras](spec, shared, self.weights)
+        alpha = float(residual_scale)
+        shared = BlockContext(engine, shape, self.worker, self.timings, alpha, pipeline.delta)
+        arranged = ARRANGEMENTS[pipeline.kind, pipeline.extras](spec, shared, self.weights)
         self.pipeline, self.head = arranged.pipeline, arranged.head
         self.blocks = [
             ResidualBlock(kind, layer, arranged.shared, self.pipeline.block(kind.name, layer))

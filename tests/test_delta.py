@@ -1,0 +1,149 @@
+"""`--delta`, and programs that the ANE refuses or fails on while weights are constants."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from apple.build import Tools, build_driver, build_tools
+from apple.session import StandIn
+from runs import TINY, ane_train, arrays, losses, metrics, same_bits, trained
+
+from ane_train.engine import EngineOptions, check_delta, open_engine
+from ane_train.model.spec import load_model
+from ane_train.native.library import find_blas
+from ane_train.train.pipeline import PipelineOptions
+from ane_train.train.step import TrainingStep
+
+STATIC = (*TINY, "--pipeline", "static", "--threads", 2, "--out", "run")
+TEN = (*STATIC, "--steps", 10)
+PROGRAMS = 8  # of the tiny model's two layers
+QUICK, TESTED = 2, 1  # compiles of the quick check and of the test of --delta
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
+
+
+@pytest.fixture(scope="module")
+def tools() -> Tools:
+    return build_tools()
+
+
+@pytest.fixture(scope="module")
+def driver(tools: Tools) -> Path:
+    return build_driver(tools)
+
+
+@pytest.fixture(scope="module")
+def software(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps on the software engine, all programs compiled anew each time."""
+    return trained(tmp_path_factory.mktemp("software"), *TEN, "--engine", "cpu")
+
+
+@pytest.fixture
+def report(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stand-in writes what it counted; runs leave their other files beside it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
+    monkeypatch.setenv("ANE_STANDIN_REPORT", str(tmp_path / "report.json"))
+    return tmp_path / "report.json"
+
+
+def assert_same(run: Path, wanted: Path) -> None:
+    assert losses(run) == losses(wanted)
+    assert same_bits(arrays(run), arrays(wanted))
+
+
+def test_a_limit_that_needs_restarts_needs_none_with_delta(software: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path, *TEN, "--engine", "cpu", "--compile-limit", 10, "--delta")
+    assert_same(run, software)
+    (end,) = metrics(run, "end")
+    assert "t_restart" not in end
+
+
+def test_delta_needs_constants(tmp_path: Path) -> None:
+    result = ane_train(tmp_path, *TINY, "--delta")
+    assert result.returncode == 2
+    assert "--delta needs weights as constants: add --pipeline static" in result.stderr
+
+
+@linux
+def test_delta_on_the_stand_in_compiles_once_and_gives_the_same_bits(
+    driver: Path, report: Path, software: Path, tmp_path: Path
+) -> None:
+    run = trained(tmp_path, *TEN, "--engine", "ane", "--driver", driver, "--delta")
+    assert_same(run, software)
+    counted = json.loads(report.read_text())
+    assert counted["compiles"] == QUICK + TESTED + PROGRAMS
+    assert counted["loaded"] == 0
+    assert counted["live"] == {}
+
+
+@linux
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [("stale", "a program goes on with its old weights"), ("refused", "verifyBundleAtPath")],
+)
+def test_delta_is_refused_where_its_test_fails(
+    way: str,
+    words: str,
+    driver: Path,
+    report: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANE_STANDIN_DELTA", way)
+    result = ane_train(tmp_path, *TEN, "--engine", "ane", "--driver", driver, "--delta")
+    assert result.returncode == 8
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: --delta cannot be used here: ")
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+@linux
+def test_equal_weights_are_no_change(driver: Path, tools: Tools, report: Path) -> None:
+    standin = StandIn(tools.standin)
+    engine = open_engine(EngineOptions("ane", driver=str(driver)))
+    spec = load_model("tiny")
+    step = TrainingStep(spec, engine, 32, pipeline=PipelineOptions("static", delta=True))
+    step.initialize(3)
+    step.refresh()
+    step.refresh()
+    step.close()
+    assert check_delta(engine) == ""
+    compiles = standin.report()["compiles"]
+    assert check_delta(engine) == ""
+    assert standin.report()["compiles"] == compiles + TESTED
+    engine.close()
+
+
+@linux
+def test_a_refused_program_runs_in_software_and_is_named_once(
+    driver: Path, report: Path, software: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANE_STANDIN_FAIL", f"compile:1@{QUICK}")
+    run = trained(tmp_path, *TEN, "--engine", "ane", "--driver", driver)
+    assert_same(run, software)
+    (warning,) = metrics(run, "warning")
+    assert "the ANE refuses attention_forward, which runs on the software engine" in str(warning)
+    counted = json.loads(report.read_text())
+    assert counted["live"] == {}
+    assert counted["evaluations"] > 0
+
+
+@linux
+def test_a_failed_evaluation_ends_the_run_and_keeps_its_last_checkpoint(
+    driver: Path, report: Path, software: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANE_STANDIN_FAIL", "evaluate:1@60")
+    settings = (*TEN, "--engine", "ane", "--driver", driver, "--save-every", 2)
+    failed = ane_train(tmp_path, *settings)
+    assert failed.returncode == 8
+    assert "evaluate was made to fail" in failed.stderr.splitlines()[-1]
+    monkeypatch.delenv("ANE_STANDIN_FAIL")
+    assert 0 < len(losses(tmp_path / "run")) < 10
+    resumed = trained(tmp_path, "--resume", "run")
+    assert same_bits(arrays(resumed), arrays(software))
