@@ -82,6 +82,8 @@ def reconciled(values):
         values["patience"] = 0
     if values["engine"] == "ane":
         values["numerics"] = "fp16"
+    if values["engine_extras"] or values["delta"]:
+        values["pipeline"] = "static"
     return values
 
 
@@ -204,6 +206,8 @@ def test_a_wrong_value_is_an_error_of_one_line_that_names_it(key, value, why):
         ({"lr": 1e-4, "min_lr": 1e-3}, "min_lr 0.001 is more than lr 0.0001"),
         ({"steps": 10, "warmup": 11}, "warmup 11 is more than steps 10"),
         ({"patience": 3, "eval_every": 0}, "--patience counts evaluations"),
+        ({"delta": True}, "--delta needs weights as constants"),
+        ({"engine_extras": True}, "--engine-extras needs weights as constants"),
         ({"engine": "ane", "numerics": "fp32"}, "needs --engine cpu"),
     ],
 )
