@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import coremltools_oracle
 import numpy as np
 import pytest
 from peers import peer_of, reference_of, relative_error
@@ -22,6 +23,7 @@ from ane_train.native.engine import Context
 from ane_train.programs import (
     SUM_SCALE,
     Constants,
+    LayerProgram,
     LayerShape,
     final_norm_backward,
     softmax,
@@ -106,10 +108,21 @@ def test_an_unknown_chip_gets_no_more_channels_than_were_shown() -> None:
     assert mil.most_channels(NARROW) == 520
 
 
+def wide_softmax(vocabulary: int, sequence: int) -> LayerProgram:
+    return softmax(stack_along_channels(sequence, ("logits", vocabulary)))
+
+
+@pytest.mark.parametrize("chip", mil.CHIPS)
+def test_the_softmax_of_a_large_vocabulary_is_within_every_chip_s_limits(chip: str) -> None:
+    program = wide_softmax(65_000, 256).program
+    coremltools_oracle.infer(program)
+    assert [find for find in mil.verify(program, chip) if find.rule != "opset"] == []
+
+
 def run_softmax(logits: np.ndarray, numerics: str, hazards: int = 0) -> tuple[np.ndarray, ...]:
     """Probabilities, and the log of the sum of exponentials, as the program gives them."""
     vocabulary, sequence = logits.shape
-    layout = softmax(stack_along_channels(sequence, ("logits", vocabulary)))
+    layout = wide_softmax(vocabulary, sequence)
     with Context(numerics=numerics, hazards=hazards) as context:
         size = 4 if numerics == "fp32" else 2
         x, y = (
@@ -164,6 +177,22 @@ def test_the_backward_of_the_norm_is_right_whatever_the_sizes(
     columns = program.read("norm", np.empty_like(x), alpha=1 / of_dy)
     assert relative_error(ours, dx) < 3e-3
     assert relative_error(columns.sum(axis=1), dgain) < 3e-3
+
+
+def test_the_gradient_of_the_head_follows_the_loss_scale_to_the_bit() -> None:
+    spec = wide_spec()
+    step = random_step(spec, "fp16", "static", extras=True)
+    inputs, targets = tokens_of(spec, 1)
+    x, small = step.activations(inputs[0]), 2.0**-30
+    found = []
+    for scale in (1.0, small):
+        step.gradients.flat.fill(0.0)
+        _, dx = step.head.loss_and_gradient(x, targets[0], scale, step.weights, step.gradients)
+        found.append((dx, step.gradients["norm"].copy(), step.gradients["embedding"].copy()))
+    for large, tiny in zip(*found, strict=True):
+        assert large.any()
+        assert np.array_equal(large * small, tiny)
+    step.close()
 
 
 def test_scales_are_powers_of_two_and_fit() -> None:

@@ -42,7 +42,7 @@ def constants(shape: LayerShape, file: str | None = None) -> Constants:
 
 
 def extra_programs(
-    shape: LayerShape, given: Constants, vocabulary: int = 20_000
+    shape: LayerShape, given: Constants, vocabulary: int = 2_000
 ) -> tuple[LayerProgram, ...]:
     """What runs on the engine with --engine-extras instead of, or besides, a layer's programs."""
     draw = np.random.default_rng(1).random
