@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ SANITIZE = (
     "-fno-sanitize-recover=all",
 )
 PLAIN = ("-fno-sanitize=undefined",)
+INCLUDE = re.compile(r'^#(?:include|import) "([^"]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,26 +200,54 @@ def build_tools(sanitized: bool = False) -> Tools:
     return Tools(folder / "libruntime.so", folder / "libstandin.so", sanitized)
 
 
+def reads(source: Path) -> set[Path]:
+    """A source and the files of the project that it includes, directly or not."""
+    found, waiting = set[Path](), [source.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.exists():
+            found.add(path)
+            waiting += [
+                (path.parent / name).resolve() for name in INCLUDE.findall(path.read_text())
+            ]
+    return found
+
+
+def driver_objects(csrc: Path, flags: Sequence[str]) -> list[Path]:
+    """The driver's object files; a copy with one altered file shares the others."""
+    words = (digest(sources_of(HERE / "include", HERE / "include-linux")), *flags, *COMMON)
+    sources = [path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m")]
+
+    def compile_one(source: Path) -> Path:
+        def make(folder: Path) -> None:
+            compile_all([source], folder, True, flags)
+
+        (made,) = cached(f"object-{digest(reads(source), source.name, *words)}", make).iterdir()
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sorted([*sources, csrc / "base" / "error.c"])))
+
+
 def build_driver(tools: Tools, csrc: Path = CSRC, flags: Sequence[str] = ()) -> Path:
     """The driver library from csrc/apple, its object files compiled as they are.
 
     `csrc` may be an altered copy. Only when linking is the path of Apple's framework turned into
     that of the stand-in.
     """
-    folders = [csrc / "apple", csrc / "base", csrc / "engine"]
+    objects = driver_objects(
+        csrc, [*sanitizer_flags(tools.sanitized), *flags, "-fvisibility=hidden"]
+    )
     redirect = HERE / "standin" / "redirect.c"
-    words = (str(tools.runtime), *flags, *COMMON)
-    name = f"driver-{digest([*sources_of(*folders), csrc / 'ane.h', redirect], *words)}"
+    names = (path.parent.name for path in objects)
+    name = f"driver-{digest([redirect], str(tools.runtime), *names)}"
 
     def make(folder: Path) -> None:
-        every = [*sanitizer_flags(tools.sanitized), *flags, "-fvisibility=hidden"]
-        sources = [path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m")]
-        made = compile_all([*sources, csrc / "base" / "error.c"], folder, True, every)
         path = f'-DSTANDIN_PATH="{tools.standin}"'
-        made += [*compile_all([redirect], folder, True, [*PLAIN, path]), image_object(folder)]
+        made = [*compile_all([redirect], folder, True, [*PLAIN, path]), image_object(folder)]
         link(
             folder / "libdriver.so",
-            made,
+            [*objects, *made],
             "-Wl,--wrap=dlopen,-z,defs" if not tools.sanitized else "-Wl,--wrap=dlopen",
             str(tools.runtime),
             f"-Wl,-rpath,{tools.runtime.parent}",
