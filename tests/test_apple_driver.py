@@ -32,7 +32,7 @@ from ane_train.native.library import find_blas
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
 
 SURVIVE = "from apple.session import *; from pathlib import Path; import ast, sys; "
-SURVIVE += "survive(Path(sys.argv[1]), ast.literal_eval(sys.argv[2]))"
+SURVIVE += "survive(Path(sys.argv[1]), Path(sys.argv[2]), ast.literal_eval(sys.argv[3]))"
 ROUND_TRIP = "from apple.session import *; from pathlib import Path; import sys; "
 ROUND_TRIP += "print([a.tolist() for a in round_trip(Path(sys.argv[1]))])"
 
@@ -257,12 +257,12 @@ def test_surfaces_satisfy_every_published_rule(driver: Path, standin: StandIn) -
 
 
 def test_failures_and_exceptions_are_clean_under_sanitizers(tmp_path: Path) -> None:
-    driver = build_driver(build_tools(sanitized=True))
-    failures = [("none:0", way) for way in ("queue", "direct", "realtime")]
-    failures += [(failure, dispatch) for failure, dispatch, *_ in FAILURES]
-    failures += [(f"{call}:1:throw", "queue") for call in THROWN]
+    tools = build_tools(sanitized=True)
+    driver = build_driver(tools)
+    failures = [(failure, dispatch) for failure, dispatch, *_ in FAILURES]
+    failures += [(f"{call}:9:throw", "queue") for call in THROWN]
     environment = sanitized_environment() | {"TMPDIR": str(tmp_path)}
-    done = run_python(SURVIVE, str(driver), str(failures), **environment)
+    done = run_python(SURVIVE, str(driver), str(tools.standin), str(failures), **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ import os
 import struct
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,12 @@ def round_trip(
         return evaluate(context, program)
 
 
-def survive(driver: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """One round trip per failure and dispatch path; each may end with an error, or not."""
+def survive(driver: Path, standin: Path, failures: Sequence[tuple[str, str]]) -> None:
+    """One round trip per failure and dispatch path; AssertionError if one ends without an error."""
     for failure, dispatch in failures:
         os.environ["ANE_STANDIN_FAIL"] = failure
-        with suppress(NativeError):
-            round_trip(driver, dispatch=dispatch)
+        StandIn(standin).reset()
+        error_of(lambda way=dispatch: round_trip(driver, dispatch=way))
 
 
 def expected(weights: Mapping[str, bytes] = WEIGHTS) -> list[np.ndarray]:
