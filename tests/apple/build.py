@@ -273,6 +273,22 @@ def build_probe(tools: Tools) -> Path:
     return cached(name, make) / "libprobe.so"
 
 
+def build_leaks() -> Path:
+    """probe/leaks.c with the core, as a program that looks for lost memory when it ends."""
+    source = HERE / "probe" / "leaks.c"
+    core = core_objects(CSRC)
+    name = f"leaks-{digest([source, CSRC / 'ane.h', Path(__file__)], core[0].parent.name)}"
+
+    def make(folder: Path) -> None:
+        files = [str(source), *(str(path) for path in core)]
+        strict = [*WARNINGS, "-std=gnu11", "-g", "-fsanitize=address", f"-I{CSRC}"]
+        thrower = ["-Wl,--no-as-needed", system_library("libstdc++.so.6")]  # before ASan starts
+        libraries = [*thrower, "-lm", "-ldl", "-lpthread"]
+        run(["gcc", *strict, *files, *libraries, "-o", str(folder / "leaks")])
+
+    return cached(name, make) / "leaks"
+
+
 def main() -> None:
     """Builds everything and prints the path of the driver."""
     print(build_driver(build_tools("--sanitized" in sys.argv)))
