@@ -168,22 +168,25 @@ def _list(title: str, lines: Iterable[str]) -> Section:
     return Section(title, tuple(("-", line) for line in lines))
 
 
+_ATTACH = "ane-train doctor --json report.json"
+
+
 def _next(report: Report) -> list[str]:
     train = f"ane-train --model {report.model}"
     if report.problems:
-        return [
-            *(f"needed to train, and does not hold: {problem}" for problem in report.problems),
-            "open an issue and attach the report: ane-train doctor --json report.json",
-            f"train on the software engine meanwhile: {train} --engine cpu",
-        ]
+        lines = [f"needed to train, and does not hold: {problem}" for problem in report.problems]
+        if report.choice.engine == "ane":
+            lines.append(f"{train} runs these programs on the software engine, the rest on the ANE")
+        else:
+            lines.append(f"train on the software engine meanwhile: {train} --engine cpu")
+        return [*lines, f"open an issue and attach the report: {_ATTACH}"]
     lines = [f"not needed to train, and does not hold: {text}" for text in report.warnings]
     if report.choice.engine == "ane":
         return [*lines, f"all that training needs holds: {train} trains on the ANE"]
     if report.choice.asked == "auto" and report.device.present:
         return [
             *lines,
-            "the ANE is there and is not used; attach the report to an issue: "
-            "ane-train doctor --json report.json",
+            f"the ANE is there and is not used; attach the report to an issue: {_ATTACH}",
             f"{train} trains on the software engine",
         ]
     return [*lines, f"all that training needs holds: {train} trains on the software engine"]

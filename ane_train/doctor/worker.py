@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ane_train.doctor.report import DISPATCH, OK, PROGRAM, Choice, Found
+from ane_train.doctor.report import DISPATCH, OK, PROGRAM, REFUSED, SKIPPED, Choice, Found
 from ane_train.doctor.run import Bench, try_case
 from ane_train.doctor.scrub import scrub, scrub_record
 from ane_train.doctor.settings import CASES, CHOOSE, LOOK, PATH, Job, Settings, Subject
@@ -83,8 +83,14 @@ def _path(job: Job) -> Iterator[Answer]:
 
 
 def path_found(dispatch: str, found: list[Found]) -> Found:
-    """What the findings on one path say of it: the first that is not right, or the time of all."""
+    """What the findings on one path say of it: the first that is not right, or the time of all.
+
+    Programs that the compiler refuses say nothing about a path.
+    """
+    found = [case for case in found if case.verdict != REFUSED]
     first = next((case for case in found if case.verdict != OK), None)
+    if not found:
+        return Found(dispatch, DISPATCH, SKIPPED, text="no program is accepted")
     if first is not None:
         text = f"{first.name}: {first.text}"
         return Found(dispatch, DISPATCH, first.verdict, text=text)

@@ -1,0 +1,220 @@
+"""Rules of the cases that `doctor` tries: what they cover, and the verdict that each outcome gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ane_train import mil
+from ane_train.doctor import reference, run
+from ane_train.doctor.cases import Case, all_cases, hazard_cases, op_cases, program_cases
+from ane_train.doctor.report import HAZARD, OP, PROGRAM, Found
+from ane_train.doctor.run import Bench, crashed, try_case
+from ane_train.mil.rules import OP_RULES, PORT_RULES, PROGRAM_RULES
+from ane_train.model.layer import layer_shape
+from ane_train.model.spec import load_model
+from ane_train.native.engine import Context
+from ane_train.native.library import NativeError
+from ane_train.programs import layer_programs
+
+TINY = load_model("tiny")
+PROGRAMS = layer_programs(layer_shape(TINY, 64))
+CASES = all_cases(PROGRAMS, TINY.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Context]:
+    with Context(threads=2) as opened:
+        yield opened
+
+
+def named(name: str) -> Case:
+    (found,) = [case for case in CASES if case.name == name]
+    return found
+
+
+class Bad:
+    """A context whose programs end as told: at compile, or when evaluated."""
+
+    def __init__(self, context: Context, at: str, error: BaseException | None = None) -> None:
+        self._context, self._at, self._error = context, at, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def compile(self, *arguments: Any, **options: Any) -> Any:
+        if self._at == "compile" and self._error is not None:
+            raise self._error
+        program = self._context.compile(*arguments, **options)
+        return BadProgram(program, self._error) if self._at == "evaluate" else program
+
+
+class BadProgram:
+    def __init__(self, program: Any, error: BaseException | None) -> None:
+        self._program, self._error = program, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)
+
+    def request(self, *_: Any) -> Any:
+        assert self._error is not None
+        raise self._error
+
+
+def test_every_op_of_the_table_has_a_case() -> None:
+    kinds = {op.kind for case in CASES if case.group == OP for op in case.program.ops}
+    assert kinds == mil.OPS.keys()
+
+
+def test_every_program_of_the_model_is_a_case_and_needed() -> None:
+    found = [case for case in CASES if case.group == PROGRAM]
+    assert [case.name for case in found] == [layout.name for layout in PROGRAMS]
+    assert all(case.needed for case in found)
+
+
+def test_an_op_is_needed_if_a_program_of_the_model_has_it() -> None:
+    used = {op.kind for layout in PROGRAMS for op in layout.program.ops}
+    assert "softmax" in used
+    needed = {case.name.split()[0] for case in CASES if case.group == OP and case.needed}
+    assert needed == used
+    assert not any(case.needed for case in op_cases(()))
+
+
+def test_every_case_is_sound_and_has_a_name_of_its_own() -> None:
+    assert len({(case.group, case.name) for case in CASES}) == len(CASES)
+    for case in CASES:
+        structure = [find for find in mil.verify(case.program, "m4") if "MIL" in find.source]
+        assert structure == []
+
+
+def test_cases_besides_hazards_keep_the_rules_of_surfaces() -> None:
+    rules = {rule.name for rule in (*PORT_RULES, *PROGRAM_RULES)}
+    for case in CASES:
+        broken = {find.rule for find in mil.verify(case.program, "m4")}
+        assert case.group == HAZARD or broken.isdisjoint(rules), case.name
+
+
+def test_a_hazard_names_a_defect_or_a_rule_that_there_is() -> None:
+    rules = {rule.name for rule in (*PORT_RULES, *PROGRAM_RULES, *OP_RULES)}
+    hazards = hazard_cases(100)
+    assert {case.hazard for case in hazards} - {""} == set(mil.Hazard.__members__)
+    assert {case.rule for case in hazards} - {""} <= rules
+    assert all(case.question.endswith("?") for case in hazards)
+
+
+def test_inputs_depend_on_the_seed_and_on_the_case_alone() -> None:
+    first, again, other = (named("add").inputs(seed) for seed in (1, 1, 2))
+    assert first[0].tobytes() == again[0].tobytes() != other[0].tobytes()
+    assert first[0].tobytes() != named("sub").inputs(1)[0].tobytes()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}-{case.name}")
+def test_every_case_holds_on_the_software_engine(case: Case, context: Context) -> None:
+    found = try_case(case, Bench(context))
+    assert found.verdict == ("hazard absent" if case.group == HAZARD else "ok"), found.text
+    assert found.rms_error is not None
+    assert found.compile_ms is not None
+    assert found.surface_bytes
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.group != HAZARD], ids=lambda c: c.name
+)
+def test_one_wrong_element_is_found(case: Case, context: Context) -> None:
+    measured = run.measure(context, case.program, case.inputs(run.SEED), 1)
+    wanted = reference.evaluate(case.program, case.inputs(run.SEED))
+    rows = [array.reshape(-1, array.shape[-1]) for array in wanted]
+    assert run._verdict(case, run.compare(case, measured.outputs, rows)) == "ok"
+    place = np.unravel_index(np.abs(rows[0]).argmax(), rows[0].shape)
+    measured.outputs[0][place] *= 0.9
+    assert run._verdict(case, run.compare(case, measured.outputs, rows)) == "wrong"
+
+
+@pytest.mark.parametrize("kind", sorted({op.kind for p in PROGRAMS for op in p.program.ops}))
+def test_an_op_that_is_computed_wrongly_is_found_in_a_program(
+    kind: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.FUNCTIONS[kind]
+    wrong = {**reference.FUNCTIONS, kind: lambda given: np.asarray(right(given)) * 1.05}
+    monkeypatch.setattr(reference, "FUNCTIONS", wrong)
+    found = [try_case(case, Bench(context)) for case in program_cases(PROGRAMS)]
+    with_it = [any(op.kind == kind for op in layout.program.ops) for layout in PROGRAMS]
+    wrong_ones = [case.verdict == "wrong" for case in found]
+    assert any(wrong_ones)
+    assert all(there or not bad for there, bad in zip(with_it, wrong_ones, strict=True))
+
+
+def test_infinite_results_are_wrong_and_said_to_be_so(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.evaluate
+    monkeypatch.setattr(reference, "evaluate", lambda *a: [v * np.inf for v in right(*a)])
+    found = try_case(named("exp"), Bench(context))
+    assert (found.verdict, found.text) == ("wrong", "finite where the reference is not")
+    assert found.max_error is None
+
+
+def test_the_defects_of_a_chip_are_confirmed() -> None:
+    with Context("hazard", hazards=7, threads=2) as context:
+        found = {case.hazard: try_case(case, Bench(context)) for case in CASES if case.hazard}
+    assert {item.verdict for item in found.values()} == {"hazard confirmed"}
+    assert "infinite" in found["MATMUL_RANGE"].text
+    assert found["REDUCE_FP16"].text.startswith("yes, wrong: off by 0.5")
+
+
+NATIVE = NativeError("ANECCompile() FAILED", "compile")
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "verdict", "text"),
+    [
+        ("compile", NATIVE, "refused", "ANECCompile() FAILED"),
+        ("compile", OSError("out of order"), "failed", "OSError: out of order"),
+        ("evaluate", NativeError("status 0x1d", "evaluate"), "failed", "status 0x1d"),
+        ("evaluate", ValueError("odd"), "failed", "ValueError: odd"),
+    ],
+)
+def test_what_goes_wrong_is_a_verdict_not_an_exception(
+    context: Context, at: str, error: Exception, verdict: str, text: str
+) -> None:
+    bench: Any = Bench(Bad(context, at, error))  # type: ignore[arg-type]
+    found = try_case(named("add"), bench)
+    assert (found.verdict, found.text, found.holds) == (verdict, text, False)
+    hazard = try_case(named("two inputs"), bench)
+    assert hazard.verdict == "hazard confirmed"
+    assert hazard.text == f"yes, {verdict}: {text}"
+
+
+def test_a_case_that_needs_more_memory_than_there_is_is_skipped(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "available", lambda: 1000)
+    found = try_case(named("add"), Bench(context))
+    assert found.verdict == "skipped"
+    assert "GiB of memory" in found.text
+
+
+def test_a_crash_is_a_failure_with_the_name_of_the_case() -> None:
+    found = crashed(named("add"), "the process crashed with signal 11 (SIGSEGV)")
+    assert (found.name, found.verdict) == ("add", "failed")
+    assert crashed(named("two inputs"), "gone").verdict == "hazard confirmed"
+
+
+def test_the_ane_is_compared_with_the_software_engine_and_hazards_with_numpy(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    right = reference.evaluate
+    monkeypatch.setattr(reference, "evaluate", lambda p, i: used.append("NumPy") or right(p, i))
+    with Context(threads=1) as peer:
+        add = try_case(named("add"), Bench(context, peer))
+        assert peer.counts().compiled == 1
+        assert used == []
+        try_case(named("two inputs"), Bench(context, peer))
+    assert used == ["NumPy"]
+    assert isinstance(add, Found)
+    assert replace(add, compile_ms=0.0, evaluate_ms=0.0).rms_error == 0.0
