@@ -1,4 +1,4 @@
-"""Rules of the cases that `doctor` tries: what they cover, and the verdict that each outcome gets."""
+"""The cases that `doctor` tries: what they cover, and the verdict that each outcome gets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import pytest
 
 from ane_train import mil
 from ane_train.doctor import reference, run
-from ane_train.doctor.cases import Case, all_cases, hazard_cases, op_cases, program_cases
-from ane_train.doctor.report import HAZARD, OP, PROGRAM, Found
+from ane_train.doctor.cases import Case, hazard_cases, op_cases, program_cases
+from ane_train.doctor.report import HAZARD, OP, PROGRAM, STATIC, Found
 from ane_train.doctor.run import Bench, crashed, try_case
+from ane_train.doctor.settings import Settings, Subject
 from ane_train.mil.rules import OP_RULES, PORT_RULES, PROGRAM_RULES
-from ane_train.model.layer import layer_shape
 from ane_train.model.spec import load_model
 from ane_train.native.engine import Context
 from ane_train.native.library import NativeError
-from ane_train.programs import layer_programs
 
 TINY = load_model("tiny")
-PROGRAMS = layer_programs(layer_shape(TINY, 64))
-CASES = all_cases(PROGRAMS, TINY.vocabulary)
+SUBJECT = Subject(Settings(model="tiny"))
+PROGRAMS, CASES = SUBJECT.programs, SUBJECT.cases
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +70,10 @@ def test_every_op_of_the_table_has_a_case() -> None:
 
 
 def test_every_program_of_the_model_is_a_case_and_needed() -> None:
-    found = [case for case in CASES if case.group == PROGRAM]
-    assert [case.name for case in found] == [layout.name for layout in PROGRAMS]
-    assert all(case.needed for case in found)
+    for group, layouts in ((PROGRAM, PROGRAMS), (STATIC, SUBJECT.static)):
+        found = [case for case in CASES if case.group == group]
+        assert [case.name for case in found] == [layout.name for layout in layouts]
+        assert {case.needed for case in found} == {group == PROGRAM}
 
 
 def test_an_op_is_needed_if_a_program_of_the_model_has_it() -> None:

@@ -150,7 +150,12 @@ def _wrapped(indent: str, row: tuple[str, ...], widths: list[int]) -> list[str]:
     first = indent + "".join(f"{cell}  " for cell in cells)
     rest = " " * len(first)
     return textwrap.wrap(
-        row[-1], WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+        row[-1],
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
     ) or [first.rstrip()]
 
 

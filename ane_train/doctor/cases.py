@@ -15,7 +15,7 @@ import numpy as np
 from ane_train import mil
 from ane_train.doctor.hazards import hazard_rows
 from ane_train.doctor.ops import OP_ROWS, input_channels
-from ane_train.doctor.report import HAZARD, OP, PROGRAM
+from ane_train.doctor.report import HAZARD, OP, PROGRAM, STATIC
 from ane_train.doctor.rows import WIDTH, Array, Draw
 from ane_train.programs import LayerProgram, Packing
 
@@ -56,26 +56,32 @@ class Case:
         return [np.asarray(array, np.float16) for array in drawn]
 
 
-def all_cases(programs: Sequence[LayerProgram], vocabulary: int) -> list[Case]:
-    """Every case for a model: its programs, then ops, then hazards."""
+def all_cases(
+    programs: Sequence[LayerProgram], static: Sequence[LayerProgram], vocabulary: int
+) -> list[Case]:
+    """Every case for a model: its programs with weights as inputs and as constants, ops, hazards.
+
+    Training needs the first, and the ops that they are made of.
+    """
     kinds = {op.kind for layout in programs for op in layout.program.ops}
     return [
         *program_cases(programs),
+        *program_cases(static, STATIC),
         *op_cases(kinds),
         *hazard_cases(vocabulary),
     ]
 
 
-def program_cases(programs: Iterable[LayerProgram], needed: bool = True) -> list[Case]:
-    """The programs of any pipeline, each with activations and weights of usual size."""
+def program_cases(programs: Iterable[LayerProgram], group: str = PROGRAM) -> list[Case]:
+    """The programs of a pipeline, each with activations and weights of usual size."""
     return [
         Case(
             layout.name,
-            PROGRAM,
+            group,
             layout.program,
             _packed(layout.input),
             WHOLE_PROGRAM,
-            needed,
+            group == PROGRAM,
             layout.output,
         )
         for layout in programs
@@ -114,7 +120,7 @@ def hazard_cases(vocabulary: int) -> list[Case]:
 
 
 def _packed(packing: Packing) -> Draw:
-    """Weights of 1/sqrt(D), gammas near 1, anything else standard normal."""
+    """Weights of 1/sqrt(D), gammas near 1, a small epsilon; anything else standard normal."""
 
     def draw(random: np.random.Generator) -> list[Array]:
         surface: Array = np.zeros((packing.channels, packing.width), np.float32)
@@ -143,7 +149,12 @@ def _as_gamma(values: Array) -> Array:
     return 1 + values * 0.1
 
 
+def _as_epsilon(values: Array) -> Array:
+    return np.full_like(values, 1e-3)
+
+
 _SCALES: dict[str, Callable[[Array], Array]] = {
     **dict.fromkeys(("query", "key", "value", "output", "gate", "up", "down"), _as_weight),
     "gamma": _as_gamma,
+    "epsilon": _as_epsilon,
 }

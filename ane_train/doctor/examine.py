@@ -18,12 +18,13 @@ from ane_train.doctor.report import (
     PROGRAM,
     SCHEMA,
     SKIPPED,
+    STATIC,
     Choice,
     Found,
     Report,
 )
 from ane_train.doctor.run import crashed
-from ane_train.doctor.settings import CASES, CHOOSE, LOOK, PATH, Job, Settings, Subject
+from ane_train.doctor.settings import CASES, CHOOSE, DELTA, LOOK, PATH, Job, Settings, Subject
 from ane_train.engine.device import Device
 from ane_train.engine.profile import Measured, Profile, new_profile
 from ane_train.engine.quick import HOLDS
@@ -51,7 +52,7 @@ def examine(settings: Settings, progress: Progress = lambda *_: None) -> Report:
     hardware = settings.engine != "cpu" and not device.problem
     found = _Found()
     if not settings.quick:
-        cases = tuple(_try_all(settings, subject, hardware, progress))
+        cases = (*_try_all(settings, subject, hardware, progress), _delta(settings, hardware))
         found = _with_paths(cases, settings, hardware)
     return Report(
         schema=SCHEMA,
@@ -76,7 +77,7 @@ def profile_of(report: Report) -> Profile:
     refused = {
         case.digest: f"{case.verdict}: {case.text}"
         for case in cases
-        if case.group == PROGRAM and not case.holds
+        if case.group in (PROGRAM, STATIC) and not case.holds
     }
     measured = Measured(
         tuple(hazards),
@@ -133,6 +134,16 @@ def _try_all(
             yield crashed(cases[begun], str(error))
             place = begun + 1
     progress(len(cases), len(cases), "")
+
+
+def _delta(settings: Settings, hardware: bool) -> Found:
+    try:
+        for word, value in findings(Job(DELTA, settings, hardware)):
+            if word == worker.FOUND:
+                return from_json(Found, value)
+    except DiedError as error:
+        return worker.delta_found(str(error))
+    return worker.delta_found("no answer")
 
 
 def _with_paths(cases: tuple[Found, ...], settings: Settings, hardware: bool) -> _Found:

@@ -21,7 +21,8 @@ SCHEMA = 1
 OK, WRONG, REFUSED, FAILED, SKIPPED = "ok", "wrong", "refused", "failed", "skipped"
 CONFIRMED, ABSENT = "hazard confirmed", "hazard absent"
 VERDICTS = (OK, WRONG, REFUSED, FAILED, CONFIRMED, ABSENT, SKIPPED)
-PROGRAM, OP, HAZARD, DISPATCH = "program", "op", "hazard", "dispatch"
+PROGRAM, STATIC, OP = "program", "static program", "op"
+HAZARD, DISPATCH = "hazard", "dispatch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ane_train.doctor.report import DISPATCH, HAZARD, OP, PROGRAM, Found, Report
+from ane_train.doctor.report import DISPATCH, HAZARD, OP, PROGRAM, STATIC, Found, Report
 from ane_train.metrics.text import size
 
 Row = tuple[str, ...]
@@ -42,6 +42,7 @@ def sections(report: Report, saved: Iterable[str] = ()) -> list[Section]:
         _driver(report),
         _ports(report),
         _measured("programs", report, PROGRAM),
+        _measured("programs with weights as constants", report, STATIC),
         _measured("ops", report, OP),
         _hazards(report),
         _dispatch(report),

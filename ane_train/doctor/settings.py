@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ane_train.doctor.cases import Case, all_cases
 from ane_train.engine import EngineOptions
+from ane_train.mil import most_channels
+from ane_train.model.arena import Arena, Array, initialize
 from ane_train.model.layer import layer_shape
+from ane_train.model.parameters import parameters
 from ane_train.model.spec import ModelSpec, load_model
-from ane_train.programs import LayerProgram, layer_programs
+from ane_train.programs import (
+    Constants,
+    LayerProgram,
+    LayerShape,
+    classifier,
+    final_norm_backward,
+    layer_programs,
+    softmax,
+    split_vocabulary,
+)
 
-LOOK, CHOOSE, CASES, PATH = "look", "choose", "cases", "path"
+LOOK, CHOOSE, CASES, PATH, DELTA = "look", "choose", "cases", "path", "delta"
+_SEED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +55,8 @@ class Settings:
 class Job:
     """One process's work.
 
-    work: "look" at the driver, "choose" an engine, try "cases" from number `first` on, or measure a
-    "path" of dispatch. hardware: whether cases run on the ANE.
+    work: "look" at the driver, "choose" an engine, try "cases" from number `first` on, measure a
+    "path" of dispatch, or test "delta" reload. hardware: whether cases run on the ANE.
     """
 
     work: str
@@ -62,9 +76,38 @@ class Subject:
     @cached_property
     def programs(self) -> tuple[LayerProgram, ...]:
         """The programs that a run of the model would compile."""
-        return layer_programs(layer_shape(self.spec, self.sequence))
+        return layer_programs(self._shape)
+
+    @cached_property
+    def static(self) -> tuple[LayerProgram, ...]:
+        """The same with fresh weights as constants, and those that --engine-extras adds."""
+        rows = parameters(replace(self.spec, layers=1))
+        weights = Arena(rows)
+        initialize(weights, rows, _SEED)
+        values = {name.removeprefix("layers.0."): view for name, view in weights.views.items()}
+        layer = layer_programs(self._shape, Constants(values))
+        through_norm = layer_programs(self._shape, Constants(values, norm_backward=True))
+        backward = [
+            replace(layout, name=f"{layout.name} with norm")
+            for layout in through_norm
+            if layout.name.endswith("backward")
+        ]
+        return (*layer, *backward, *self._head(values))
+
+    def _head(self, values: Mapping[str, Array]) -> Iterator[LayerProgram]:
+        """One part of the vocabulary, which is all of it where the chip takes that."""
+        shape, matrix = self._shape, values.get("classifier", values["embedding"])
+        part = split_vocabulary(self.spec.vocabulary, shape.dim, most_channels(None))[0]
+        constants = {"norm": values["norm"], "classifier": matrix[: part.stop]}
+        logits = classifier(shape, Constants(constants))
+        yield from (logits, softmax(logits.output))
+        yield final_norm_backward(shape, Constants({"norm": values["norm"]}))
+
+    @property
+    def _shape(self) -> LayerShape:
+        return layer_shape(self.spec, self.sequence)
 
     @cached_property
     def cases(self) -> list[Case]:
         """Every case, in an order that is the same in each process."""
-        return all_cases(self.programs, self.spec.vocabulary)
+        return all_cases(self.programs, self.static, self.spec.vocabulary)

@@ -13,10 +13,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ane_train.doctor.report import DISPATCH, OK, PROGRAM, REFUSED, SKIPPED, Choice, Found
+from ane_train.doctor.report import (
+    ABSENT,
+    CONFIRMED,
+    DISPATCH,
+    HAZARD,
+    OK,
+    PROGRAM,
+    REFUSED,
+    SKIPPED,
+    Choice,
+    Found,
+)
 from ane_train.doctor.run import Bench, try_case
 from ane_train.doctor.scrub import scrub, scrub_record
-from ane_train.doctor.settings import CASES, CHOOSE, LOOK, PATH, Job, Settings, Subject
+from ane_train.doctor.settings import CASES, CHOOSE, DELTA, LOOK, PATH, Job, Settings, Subject
+from ane_train.engine.delta import check_delta
 from ane_train.engine.device import HARDWARE, look
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.quick import open_hardware
@@ -24,6 +36,7 @@ from ane_train.native.engine import Context
 from ane_train.records import from_json, to_json
 
 MARK = "doctor: "
+DELTA_QUESTION = "Does a compiled program fail to take new weights (--delta)?"
 DEVICE, CHOICE, BEGIN, FOUND, FULL, DONE = "device", "choice", "begin", "found", "full", "done"
 Answer = tuple[str, Any]
 
@@ -82,6 +95,21 @@ def _path(job: Job) -> Iterator[Answer]:
     yield FOUND, path_found(job.dispatch, found)
 
 
+def _delta(job: Job) -> Iterator[Answer]:
+    """Whether a compiled program takes new weights, as a question like those of the hazards."""
+    with ExitStack() as stack:
+        bench = open_bench(stack, job.settings, job.hardware, job.dispatch)
+        problem = check_delta(bench.context)
+    yield FOUND, delta_found(problem)
+
+
+def delta_found(problem: str) -> Found:
+    """The answer, from what was wrong if anything was."""
+    text = f"yes: {scrub(problem)}" if problem else "no"
+    verdict = CONFIRMED if problem else ABSENT
+    return Found("delta", HAZARD, verdict, question=DELTA_QUESTION, text=text)
+
+
 def path_found(dispatch: str, found: list[Found]) -> Found:
     """What the findings on one path say of it: the first that is not right, or the time of all.
 
@@ -98,4 +126,4 @@ def path_found(dispatch: str, found: list[Found]) -> Found:
     return replace(Found(dispatch, DISPATCH, OK), evaluate_ms=total)
 
 
-WORK = {LOOK: _look, CHOOSE: _choose, CASES: _cases, PATH: _path}
+WORK = {LOOK: _look, CHOOSE: _choose, CASES: _cases, PATH: _path, DELTA: _delta}

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_train import mil
-from ane_train.engine.open import Engine
-from ane_train.native.engine import Program
+from ane_train.native.engine import Context, Program
 from ane_train.native.library import NativeError
 
 _SIZE = 64
 
 
-def check_delta(engine: Engine) -> str:
+def check_delta(context: Context) -> str:
     """What is wrong with one small program whose weights are replaced; "" if nothing is.
 
     Compiles one program and loads two. Integers that fp16 holds exactly leave no doubt.
@@ -28,7 +27,7 @@ def check_delta(engine: Engine) -> str:
         random.integers(-3, 4, (_SIZE, _SIZE)).astype(np.float32) for _ in range(3)
     )
     try:
-        first, second = _both(engine, weights, others, values)
+        first, second = _both(context, weights, others, values)
     except NativeError as error:
         return str(error)
     if not np.array_equal(first, weights @ values):
@@ -39,7 +38,7 @@ def check_delta(engine: Engine) -> str:
 
 
 def _both(
-    engine: Engine,
+    context: Context,
     weights: npt.NDArray[np.float32],
     others: npt.NDArray[np.float32],
     values: npt.NDArray[np.float32],
@@ -49,24 +48,24 @@ def _both(
     b = mil.Builder(file="weights")
     x = b.input("x", (1, _SIZE, 1, _SIZE))
     program = b.build([b.conv(x, b.constant(matrix, "fp16"))])
-    text, donor = engine.print(program), None
+    text, donor = mil.print_program(program), None
+    precision = "fp32" if context.options.numerics == "fp32" else "fp16"
     results = []
     with ExitStack() as stack:
         for each in (weights, others):
             matrix[:, :, 0, 0] = each
-            files = engine.weight_files(program)
-            donor = engine.compile_text(text, files, "a test of --delta", donor)
+            donor = context.compile(text, program.weight_files(precision), donor=donor)
             stack.callback(donor.close)
-            results.append(_evaluated(engine, donor, values))
+            results.append(_evaluated(context, donor, values))
     return results
 
 
 def _evaluated(
-    engine: Engine, program: Program, values: npt.NDArray[np.float32]
+    context: Context, program: Program, values: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    size = engine.element_size
+    size = 4 if context.options.numerics == "fp32" else 2
     with ExitStack() as stack:
-        surfaces = [engine.context.surface(_SIZE, _SIZE, size) for _ in range(2)]
+        surfaces = [context.surface(_SIZE, _SIZE, size) for _ in range(2)]
         for surface in surfaces:
             stack.callback(surface.close)
         surfaces[0].write(values)

@@ -194,7 +194,7 @@ def _engine(config: RunConfig) -> Engine:
 
 
 def _require_delta(engine: Engine) -> None:
-    problem = check_delta(engine)
+    problem = check_delta(engine.context)
     if problem:
         raise EngineError(f"--delta cannot be used here: {problem}; leave it out")
 
