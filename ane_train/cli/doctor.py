@@ -65,8 +65,10 @@ def command(
     """
     from ane_train.data.files import default_cache
     from ane_train.doctor import Settings, examine
-    from ane_train.doctor.report import write_report
+    from ane_train.doctor.report import require_place, write_report
 
+    if json_file is not None and json_file != "-":
+        require_place(Path(json_file))
     profiles = default_cache()
     settings = Settings(engine, model, seq or 0, 0, driver, str(profiles), quick)
     with ExitStack() as stack:

@@ -132,6 +132,21 @@ def read_report(text: str) -> Report:
     return from_json(Report, data)
 
 
+def require_place(path: Path) -> None:
+    """DiskError unless a report can be written there, as far as is known beforehand."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise _cannot_be_written(path, "it is a folder")
+    if not folder.is_dir():
+        raise _cannot_be_written(path, "there is no such folder")
+    if not os.access(folder, os.W_OK):
+        raise _cannot_be_written(path, "its folder cannot be written")
+
+
+def _cannot_be_written(path: Path, why: str) -> DiskError:
+    return DiskError(f"{path} cannot be written ({why}): choose another --json")
+
+
 def write_report(path: Path, report: Report) -> None:
     """Writes the report in one step: a reader sees all of it or what was there. DiskError."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
@@ -140,6 +155,4 @@ def write_report(path: Path, report: Report) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DiskError(
-            f"{path} cannot be written ({error.strerror}): choose another --json"
-        ) from None
+        raise _cannot_be_written(path, error.strerror or "unknown reason") from None

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime.h"
 
@@ -13,6 +14,7 @@ typedef struct failure_item {
     long count, after;
 } failure_item;
 
+static const char *const WAYS[] = {"throw", "crash", "hang"};
 static rt_table calls = {.strings = true}; /* name to the number of calls */
 
 long runtime_setting(const char *variable, long otherwise) {
@@ -25,7 +27,9 @@ static void parse_item(const char *text, failure_item *item) {
     int fields =
         sscanf(text, "%31[^:,]:%ld@%ld:%7[a-z]", item->call, &item->count, &item->after, item->how);
     if (fields == 2) sscanf(text, "%*[^:,]:%*d:%7[a-z]", item->how);
-    bool known = !*item->how || strcmp(item->how, "throw") == 0;
+    bool known = !*item->how;
+    for (size_t i = 0; i < sizeof WAYS / sizeof *WAYS; i++)
+        known = known || strcmp(item->how, WAYS[i]) == 0;
     if (fields < 2 || !known) rt_fatal("ANE_STANDIN_FAIL does not understand %s", text);
 }
 
@@ -37,6 +41,13 @@ static long count_call(const char *call) {
     return made;
 }
 
+/* A failure or an exception; a crash and a hang do not return. */
+static runtime_failure happen(const char *how) {
+    if (strcmp(how, "crash") == 0) abort();
+    while (strcmp(how, "hang") == 0) pause();
+    return *how ? RUNTIME_THROW : RUNTIME_FAIL;
+}
+
 runtime_failure runtime_next_failure(const char *call) {
     const char *text = getenv("ANE_STANDIN_FAIL");
     long made = count_call(call);
@@ -44,7 +55,7 @@ runtime_failure runtime_next_failure(const char *call) {
         failure_item item;
         parse_item(text, &item);
         if (strcmp(item.call, call) == 0 && made >= item.after && made < item.after + item.count) {
-            return *item.how ? RUNTIME_THROW : RUNTIME_FAIL;
+            return happen(item.how);
         }
         text = strchr(text, ',');
         if (text) text++;
