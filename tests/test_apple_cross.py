@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import lief
 import pytest
@@ -12,13 +11,16 @@ from apple.build import CSRC
 from apple.cross import allowed
 from apple.cross.casts import check_cast, check_file
 from apple.cross.macho import (
+    build_driver,
     build_library,
-    build_macos,
+    build_smallest,
     exports,
+    image_name,
     imports,
+    libraries,
     parse,
+    selectors,
     strings,
-    stub_text,
 )
 from apple.private_api import BY_SELECTOR, CLASSES, METHODS
 
@@ -28,46 +30,65 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built there by 
 
 
 @pytest.fixture(scope="module")
-def library() -> Path:
-    return build_macos()
+def driver() -> lief.MachO.Binary:
+    return parse(build_driver())
 
 
 @pytest.fixture(scope="module")
-def image(library: Path) -> lief.MachO.Binary:
-    return parse(library)
+def library() -> lief.MachO.Binary:
+    return parse(build_library())
 
 
-def test_the_library_is_a_signed_one_for_macos_14_on_arm64(image: lief.MachO.Binary) -> None:
+@pytest.fixture(scope="module")
+def smallest() -> lief.MachO.Binary:
+    """What is in here beside a call of dlerror is in every library that this linker makes."""
+    return parse(build_smallest())
+
+
+@pytest.mark.parametrize("name", ["driver", "library"])
+def test_what_is_built_is_a_signed_library_for_macos_14_on_arm64(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    image = request.getfixturevalue(name)
     assert image.header.cpu_type == lief.MachO.Header.CPU_TYPE.ARM64
     assert image.header.file_type == lief.MachO.Header.FILE_TYPE.DYLIB
     assert image.build_version.platform == lief.MachO.BuildVersion.PLATFORMS.MACOS
     assert list(image.build_version.minos)[:2] == [14, 0]
     assert image.has_code_signature
+    assert image_name(image) == {"driver": "libane_driver.dylib", "library": "libane.dylib"}[name]
 
 
-def test_one_symbol_is_exported(image: lief.MachO.Binary) -> None:
-    assert exports(image) == allowed.EXPORTS
+def test_one_symbol_is_exported(driver: lief.MachO.Binary, smallest: lief.MachO.Binary) -> None:
+    assert exports(driver) - exports(smallest) == allowed.EXPORTS
 
 
-def test_the_whole_library_for_c_programs_links_with_the_driver_in_it() -> None:
-    functions = {f"_{name}" for name in dir(lib) if name.startswith("ane_")}
-    assert exports(parse(build_library())) == functions | allowed.EXPORTS
-
-
-def test_what_is_imported_is_exactly_what_is_allowed(image: lief.MachO.Binary) -> None:
-    assert imports(image) == allowed.importable()
-    linked = {str(each.name) for each in image.libraries} - {"@rpath/libane_driver.dylib"}
-    assert linked == {each.path for each in allowed.LIBRARIES}
-
-
-def test_every_selector_is_a_known_private_or_an_allowed_public_one(
-    image: lief.MachO.Binary,
+def test_the_library_for_c_programs_exports_the_header_and_the_driver(
+    library: lief.MachO.Binary, smallest: lief.MachO.Binary
 ) -> None:
-    selectors, others = strings(image, "__objc_methname"), strings(image, "__cstring")
-    assert selectors <= set(BY_SELECTOR) | allowed.PUBLIC_SELECTORS
-    assert selectors | others >= allowed.PUBLIC_SELECTORS, "the linker keeps equal texts once"
-    assert {each for each in others if each.startswith("_ANE")} == CLASSES
-    assert allowed.FRAMEWORK in others
+    functions = {f"_{name}" for name in dir(lib) if name.startswith("ane_")}
+    assert exports(library) - exports(smallest) == functions | allowed.EXPORTS
+
+
+def test_what_is_imported_is_exactly_what_is_allowed(
+    driver: lief.MachO.Binary, smallest: lief.MachO.Binary
+) -> None:
+    found, wanted = imports(driver), allowed.importable()
+    linkers = imports(smallest) - {"_dlerror"}
+    assert sorted(found - wanted - linkers) == []
+    assert sorted(wanted - found) == []
+    assert libraries(driver) == {each.path for each in allowed.LIBRARIES}
+
+
+def test_selectors_are_exactly_the_known_private_and_the_allowed_public_ones(
+    driver: lief.MachO.Binary,
+) -> None:
+    assert sorted(selectors(driver)) == sorted({*BY_SELECTOR, *allowed.PUBLIC_SELECTORS})
+
+
+def test_the_private_framework_and_its_classes_are_those_known(driver: lief.MachO.Binary) -> None:
+    words = strings(driver, "__cstring")
+    assert {text for text in words if text.startswith("_ANE")} == CLASSES
+    assert {text for text in words if "Frameworks/" in text} == {allowed.FRAMEWORK}
 
 
 def test_every_known_method_is_sent_and_cast_as_it_is_known() -> None:
@@ -103,9 +124,3 @@ def test_the_drivers_own_table_of_methods_says_the_same() -> None:
         encoding = f"{code[each.result]}@:{arguments}"
         wanted.add((each.kind, each.class_name, each.selector, encoding))
     assert set(re.findall(row, text)) == wanted
-
-
-def test_stubs_name_nothing_but_what_may_be_imported() -> None:
-    text = stub_text(allowed.IOSURFACE)
-    assert "'_IOSurfaceLock'" in text
-    assert "IOSurfaceLookup" not in text

@@ -1,28 +1,38 @@
-"""Links the driver for macOS 14 on arm64 against stubs of our own, and reads the result."""
+"""Runs the project's own build for macOS on arm64, on Linux, and reads the libraries it makes.
+
+`xcrun` is ziglang's clang with our headers of Apple's frameworks, stubs of what may be imported of
+them, and warnings as errors; `uname` says Darwin.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shlex
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import lief
 
-from ane_train._build import c_sources, compiler_flags
-from apple.build import CSRC, HERE, WARNINGS, cached, digest, run, sources_of, zig
+from apple.build import CACHE, CSRC, HERE, ROOT, WARNINGS, cached, digest, sources_of, zig
 from apple.cross import allowed
 
-TARGET = ("-target", "aarch64-macos.14.0")
-COMPILE = (*compiler_flags(), "-fexceptions", f"-I{HERE / 'include'}", f"-I{CSRC}")
-ARC = ("-fobjc-arc", "-fobjc-arc-exceptions", "-fblocks")
 FRAMEWORKS = (allowed.FOUNDATION, allowed.CORE_FOUNDATION, allowed.IOSURFACE)
-# What the linker adds to every library.
-LINKER_SYMBOLS = {"dyld_stub_binder", "__mh_dylib_header", "___dso_handle"}
+TARGET = ("-target", "aarch64-macos.14.0")
+SMALLEST = """#include <dlfcn.h>
+__attribute__((constructor)) static void call(void) {
+    dlerror();
+}
+"""
+BUILD_DRIVER = "import pathlib, sys; from ane_train._build import build_driver; "
+BUILD_DRIVER += "build_driver(pathlib.Path(sys.argv[1]))"
 
 
 def stub_text(library: allowed.Library) -> str:
     """A .tbd file that names what may be imported of one library."""
+    names = ", ".join(repr(name) for name in sorted(library.symbols))
     lines = [
         "--- !tapi-tbd",
         "tbd-version: 4",
@@ -30,62 +40,94 @@ def stub_text(library: allowed.Library) -> str:
         f"install-name: '{library.path}'",
         "exports:",
         "  - targets: [ arm64-macos ]",
-        f"    symbols: [ {', '.join(repr(name) for name in sorted(library.symbols))} ]",
+        f"    symbols: [ {names} ]",
     ]
     if library.classes:
         lines.append(f"    objc-classes: [ {', '.join(sorted(library.classes))} ]")
     return "\n".join([*lines, "...", ""])
 
 
-def write_stubs(folder: Path) -> list[str]:
-    """Writes the stubs and gives the linker's arguments that find them."""
+def write_stubs(folder: Path) -> None:
+    """Stubs of everything but libSystem, which ziglang has itself."""
     for library in FRAMEWORKS:
         name = Path(library.path).name
         stub = folder / f"{name}.framework" / f"{name}.tbd"
         stub.parent.mkdir(parents=True)
         stub.write_text(stub_text(library))
     (folder / "libobjc.tbd").write_text(stub_text(allowed.OBJC))
-    names = [Path(library.path).name for library in FRAMEWORKS]
-    found = [f"-F{folder}", f"-L{folder}", "-lobjc"]
-    return found + [word for name in names for word in ("-framework", name)]
 
 
-def compile_macos(source: Path, output: Path) -> None:
-    """Compiles one file for macOS with warnings as errors; raises with the compiler's words."""
-    arc = ARC if source.suffix == ".m" else ()
-    run([*zig(), *TARGET, *COMPILE, *WARNINGS, *arc, "-c", str(source), "-o", str(output)])
+def write_program(path: Path, line: str) -> None:
+    """A shell script of one line."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
 
 
-def apple_sources(csrc: Path) -> list[Path]:
-    """What belongs to the driver alone."""
-    return sorted(path for path in (csrc / "apple").iterdir() if path.suffix in (".c", ".m"))
+def write_toolchain(folder: Path) -> None:
+    """Puts xcrun and uname into folder/bin. Foundation brings libobjc along, as on a Mac."""
+    stubs = folder / "stubs"
+    write_stubs(stubs)
+    own = [f"-I{HERE / 'include'}", f"-F{stubs}", f"-L{stubs}"]
+    command = shlex.join([*zig(), *TARGET, *WARNINGS, *own])
+    write_program(folder / "bin" / "xcrun", f'shift; exec {command} "$@" -lobjc')
+    write_program(folder / "bin" / "uname", "echo Darwin")
 
 
-def link_macos(name: str, sources: Sequence[Path]) -> Path:
-    """A library for macOS on arm64, against stubs that hold nothing but what is allowed."""
-    headers = [path for path in CSRC.rglob("*") if path.suffix in (".h", ".def")]
-    read = [*sources, *headers, *sources_of(HERE / "include", Path(__file__).parent)]
+def run_with_toolchain(folder: Path, *command: object) -> None:
+    """Runs a build as on a Mac; raises with its words."""
+    cache = str(CACHE / "zig")
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+    environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(words)}\n{done.stdout}{done.stderr}")
+
+
+def build_key(folders: Iterable[str]) -> str:
+    """A digest of all that a build for macOS reads."""
+    sources = sources_of(*(CSRC / name for name in folders), HERE / "include", HERE / "cross")
+    build = [ROOT / "Makefile", ROOT / "ane_train" / "_build.py"]
+    return digest([*sources, CSRC / "ane.h", CSRC / "flags.txt", *build])
+
+
+def build_driver() -> Path:
+    """The driver library that `pip install` builds on a Mac."""
 
     def make(folder: Path) -> None:
-        objects = [folder / f"{source.parent.name}_{source.name}.o" for source in sources]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_macos, sources, objects))
-        arguments = write_stubs(folder / "stubs")
-        shared = ["-dynamiclib", "-install_name", f"@rpath/{name}"]
-        files = [str(path) for path in objects]
-        run([*zig(), *TARGET, *shared, *files, *arguments, "-o", str(folder / name)])
+        write_toolchain(folder)
+        run_with_toolchain(folder, sys.executable, "-c", BUILD_DRIVER, folder)
 
-    return cached(f"macos-{digest(read, name)}", make) / name
-
-
-def build_macos(csrc: Path = CSRC) -> Path:
-    """The driver."""
-    return link_macos("libane_driver.dylib", [*apple_sources(csrc), csrc / "base" / "error.c"])
+    name = f"macos-driver-{build_key(('apple', 'base', 'engine'))}"
+    return cached(name, make) / "libane_driver.dylib"
 
 
 def build_library() -> Path:
-    """What `make lib` makes on a Mac: the core with the driver in it."""
-    return link_macos("libane.dylib", [*c_sources(), *apple_sources(CSRC)])
+    """The library for C programs that `make lib` builds on a Mac, core and driver in one."""
+
+    def make(folder: Path) -> None:
+        write_toolchain(folder)
+        jobs, options = f"-j{os.cpu_count()}", [f"BUILD={folder}", f"VENV={folder}/none"]
+        run_with_toolchain(folder, "make", "--no-print-directory", jobs, *options, "lib")
+
+    name = f"macos-lib-{build_key(('.',))}"
+    return cached(name, make) / "lib" / "libane.dylib"
+
+
+def build_smallest() -> Path:
+    """A library that exports nothing and calls dlerror: all else in it is the linker's own."""
+
+    def make(folder: Path) -> None:
+        write_toolchain(folder)
+        source, output = folder / "smallest.c", folder / "smallest.dylib"
+        source.write_text(SMALLEST)
+        run_with_toolchain(folder, "xcrun", "clang", "-dynamiclib", source, "-o", output)
+
+    return cached(f"macos-smallest-{build_key(())}", make) / "smallest.dylib"
 
 
 def parse(library: Path) -> lief.MachO.Binary:
@@ -105,11 +147,37 @@ def strings(image: lief.MachO.Binary, section: str) -> set[str]:
     return {text.decode() for text in content.split(b"\0") if text}
 
 
+def selectors(image: lief.MachO.Binary) -> set[str]:
+    """What the messages that the library sends are called."""
+    section = image.get_section("__DATA", "__objc_selrefs")
+    content = bytes(section.content) if section else b""
+    return {text_at(image, address) for (address,) in struct.iter_unpack("<Q", content)}
+
+
+def text_at(image: lief.MachO.Binary, address: int) -> str:
+    """The zero-terminated string at an address."""
+    content = bytes(image.get_content_from_virtual_address(address, 256))
+    return content.split(b"\0")[0].decode()
+
+
 def exports(image: lief.MachO.Binary) -> set[str]:
-    """The symbols that the library offers, without the linker's own."""
-    return {str(symbol.name) for symbol in image.exported_symbols} - LINKER_SYMBOLS
+    """The symbols that the library offers."""
+    return {str(symbol.name) for symbol in image.exported_symbols}
 
 
 def imports(image: lief.MachO.Binary) -> set[str]:
-    """The symbols that the library takes from others, without the linker's own."""
-    return {str(symbol.name) for symbol in image.imported_symbols} - LINKER_SYMBOLS
+    """The symbols that the library takes from others."""
+    return {str(symbol.name) for symbol in image.imported_symbols}
+
+
+def libraries(image: lief.MachO.Binary) -> set[str]:
+    """The libraries that it is linked with."""
+    return {str(each.name) for each in image.libraries} - {f"@rpath/{image_name(image)}"}
+
+
+def image_name(image: lief.MachO.Binary) -> str:
+    """The name that the library has for others, without its folder."""
+    own = [each for each in image.commands if each.command == lief.MachO.LoadCommand.TYPE.ID_DYLIB]
+    assert len(own) == 1
+    assert isinstance(own[0], lief.MachO.DylibCommand)
+    return Path(str(own[0].name)).name
