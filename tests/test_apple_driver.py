@@ -101,14 +101,40 @@ def test_the_order_that_a_loaded_program_tells_is_used(
         assert_equal(round_trip(driver), expected())
 
 
-def test_a_row_stride_other_than_the_surfaces_is_refused(
-    driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+# What a loaded program is made to tell of its ports (standin/tale.m), and the error that it gives.
+TALES = {
+    "symbols=y,?": "output 1 of the loaded program is '?', not one of its text's, or twice",
+    "symbols=y,y": "output 1 of the loaded program is 'y', not one of its text's, or twice",
+    "symbols=x,y,z": "the loaded program has 3 outputs, its text 2",
+    "symbols=y": "the loaded program has 1 outputs, its text 2",
+    "Name=?;Symbol=?": "the loaded program has no output 'y'",
+    "Type=Float32": "port 'y': the loaded program has bytes per element 4, the surface 2",
+    "Interleave=4": "port 'y': the loaded program has Interleave 4, the surface 1",
+    "Width=9": "port 'y': the loaded program has Width 9, the surface 8",
+    "Height=2": "port 'y': the loaded program has rows 8, the surface 4",
+    "RowStride=128": "port 'y': the loaded program has RowStride 128, the surface 64",
+    "PlaneStride=128": "port 'y': the loaded program has PlaneStride 128, the surface 64",
+    "BatchStride=1048576": "port 'y': the loaded program has bytes 1048576, the surface 49152",
+}
+
+
+@pytest.mark.parametrize("tale", TALES)
+def test_a_loaded_program_that_tells_of_other_ports_is_refused(
+    tale: str, driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ANE_STANDIN_ROW_STRIDE", "128")
+    monkeypatch.setenv("ANE_STANDIN_TALE", tale)
     with standin.leaving_nothing():
         error = error_of(lambda: round_trip(driver))
     assert error.status == "unsupported"
-    assert "RowStride 128" in str(error)
+    assert TALES[tale] in str(error)
+
+
+def test_attributes_of_unknown_types_tell_nothing(
+    driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANE_STANDIN_TALE", "types=")
+    with standin.leaving_nothing():
+        assert_equal(round_trip(driver), expected())
 
 
 # call that fails, dispatch, status of the error, and what its text says

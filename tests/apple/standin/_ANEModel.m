@@ -25,7 +25,7 @@
 
 - (NSDictionary *)modelAttributes {
     if (!standin_gives_object("attributes")) return nil;
-    return standin_attributes(_computation);
+    return standin_retell(standin_attributes(_computation));
 }
 
 static BOOL is_large_enough(IOSurfaceRef surface, const computation_port *port) {

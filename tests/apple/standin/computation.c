@@ -40,9 +40,8 @@ static void describe_port(const ane_port *from, computation_port *port) {
     if (from->rank > 1) port->height = from->shape[from->rank - 2];
     for (size_t i = 0; i + 2 < from->rank; i++) port->channels *= from->shape[i];
     port->element_size = strcmp(from->dtype, "fp16") == 0 ? 2 : 4;
-    size_t alignment = (size_t)runtime_setting("ANE_STANDIN_ROW_STRIDE", ROW_ALIGNMENT);
     size_t row = port->width * port->element_size;
-    port->row_stride = (row + alignment - 1) / alignment * alignment;
+    port->row_stride = (row + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT;
 }
 
 /* Alphabetical, as published reports have it; ANE_STANDIN_ORDER=reversed turns it round. */

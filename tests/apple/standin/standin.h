@@ -96,3 +96,8 @@ void standin_digest(char digest[STANDIN_DIGEST + 1], const void *bytes, size_t s
 
 /* The nested dictionaries in which a loaded program tells of its inputs and outputs. */
 NSDictionary *standin_attributes(const computation *computation);
+
+/* --- tale.m --- */
+
+/* The same, changed as the environment asks for. */
+NSDictionary *standin_retell(NSDictionary *told);
