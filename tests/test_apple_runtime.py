@@ -24,6 +24,7 @@ CASES = (
     "blocks",
     "collections",
 )
+PROBE = "runtime_probe.m"
 CALL = "import ctypes, sys; f = ctypes.CDLL(sys.argv[1])[sys.argv[2]]; f(*map(int, sys.argv[3:]))"
 
 
@@ -43,7 +44,7 @@ def runtime(tools: Tools) -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def probe(tools: Tools) -> ctypes.CDLL:
-    return ctypes.CDLL(str(build_probe(tools)))
+    return ctypes.CDLL(str(build_probe(tools, PROBE)))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -78,7 +79,7 @@ def test_an_object_that_no_pool_takes_is_counted(probe: ctypes.CDLL, runtime: ct
 def test_misuse_of_objects_ends_the_process_with_its_name(
     case: str, words: str, tools: Tools
 ) -> None:
-    done = run_python(CALL, str(build_probe(tools)), f"probe_{case}")
+    done = run_python(CALL, str(build_probe(tools, PROBE)), f"probe_{case}")
     assert done.returncode == -signal.SIGABRT
     assert words in done.stderr
 
@@ -99,7 +100,15 @@ def test_balanced_locks_are_no_violation(probe: ctypes.CDLL, runtime: ctypes.CDL
 
 
 def test_a_write_behind_a_surface_is_a_fault(tools: Tools) -> None:
-    done = run_python(CALL, str(build_probe(tools)), "probe_surface_write", "16384", "1", "1", "1")
+    done = run_python(
+        CALL,
+        str(build_probe(tools, PROBE)),
+        "probe_surface_write",
+        "16384",
+        "1",
+        "1",
+        "1",
+    )
     assert done.returncode == -signal.SIGSEGV
 
 
@@ -108,5 +117,7 @@ def test_a_write_without_a_lock_is_a_fault_where_that_is_asked_for(
     strict: str, code: int, tools: Tools
 ) -> None:
     environment = {"RUNTIME_STRICT_SURFACES": strict} if strict else {}
-    done = run_python(CALL, str(build_probe(tools)), "probe_surface_write_late", **environment)
+    done = run_python(
+        CALL, str(build_probe(tools, PROBE)), "probe_surface_write_late", **environment
+    )
     assert done.returncode == code

@@ -258,10 +258,10 @@ def build_driver(tools: Tools, csrc: Path = CSRC, flags: Sequence[str] = ()) -> 
     return cached(name, make) / "libdriver.so"
 
 
-def build_probe(tools: Tools) -> Path:
-    """probe/runtime_probe.m as a shared object, for tests of the runtime itself."""
-    source = HERE / "probe" / "runtime_probe.m"
-    name = f"probe-{digest([source], str(tools.runtime), *COMMON)}"
+def build_probe(tools: Tools, name: str) -> Path:
+    """A file of probe/ as a shared object, for tests of the runtime and the stand-in themselves."""
+    source = HERE / "probe" / name
+    key = f"probe-{digest(reads(source), str(tools.runtime), *COMMON)}"
 
     def make(folder: Path) -> None:
         flags = [*WARNINGS, *sanitizer_flags(tools.sanitized)]
@@ -270,7 +270,7 @@ def build_probe(tools: Tools) -> Path:
         libraries = [system_library("libgcc_s.so.1"), *sanitizer_libraries(tools.sanitized)]
         link(folder / "libprobe.so", made, str(tools.runtime), rpath, *libraries)
 
-    return cached(name, make) / "libprobe.so"
+    return cached(key, make) / "libprobe.so"
 
 
 def build_leaks() -> Path:

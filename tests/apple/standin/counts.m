@@ -35,14 +35,30 @@ BOOL standin_gives_object(const char *call) {
     return standin_go_on(call, NULL);
 }
 
+/* Found to work: 0 to 63 (maderix/ANE), and -1 as an unsigned number for the default (cgane). The
+ * refusal of others is our own. */
+static BOOL is_quality(unsigned int qos) {
+    return qos <= 63 || qos == UINT32_MAX;
+}
+
+/* All exported names of keys begin so (tmc/apple); some systems reject keys that they do not know
+ * (Espresso, which then tries without options). */
+static BOOL are_known(NSDictionary *options) {
+    for (NSString *key in options) {
+        if (![key hasPrefix:@"kANEF"]) return NO;
+    }
+    return YES;
+}
+
 BOOL standin_check_call(unsigned int qos, id options, NSError **error) {
-    if (qos > 63 && qos != UINT32_MAX) {
+    if (!is_quality(qos)) {
         NSString *text = [NSString stringWithFormat:@"quality of service %u", qos];
         return standin_refuse(error, STANDIN_DOMAIN, 1, text);
     }
-    if ([options isKindOfClass:[NSDictionary class]]) return YES;
-    [NSException raise:NSInvalidArgumentException format:@"options must be a dictionary"];
-    return NO;
+    if (![options isKindOfClass:[NSDictionary class]]) {
+        [NSException raise:NSInvalidArgumentException format:@"options must be a dictionary"];
+    }
+    return are_known(options) || standin_refuse(error, STANDIN_DOMAIN, 1, @"unknown option");
 }
 
 /* --- the report --- */
