@@ -156,9 +156,13 @@ FAILURES = [
     ("surface:1@3", "queue", "memory", "no surface"),
     ("lock:1", "queue", "system", "lock an IOSurface"),
     ("lock:1@4", "queue", "system", "lock an IOSurface"),
+    ("unlock:1", "queue", "system", "unlock an IOSurface"),
+    ("unlock:1@5", "queue", "system", "unlock an IOSurface"),
+    ("inner_model:1", "direct", "missing", "no inner model"),
+    ("device:1", "queue", "missing", "no Neural Engine"),
 ]
-THROWN = ("descriptor", "model", "identifier", "compile", "load", "attributes", "wrap", "request",
-          "evaluate")  # fmt: skip
+THROWN = ["descriptor", "model", "identifier", "compile", "load", "inner_model", "attributes"]
+THROWN += ["device", "wrap", "request", "evaluate"]
 UNLOADS = {"unload": "queue", "realtime_unload": "realtime"}
 
 

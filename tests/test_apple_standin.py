@@ -72,6 +72,11 @@ BREACHES = {
         Fault("surface.m", "#define ROW_ALIGNMENT 64", "#define ROW_ALIGNMENT 16"),
         "the loaded program has RowStride 64, the surface 16",
     ),
+    "rows of less than 64 bytes where nothing is told": Breach(
+        Fault("surface.m", "#define ROW_ALIGNMENT 64", "#define ROW_ALIGNMENT 16"),
+        "Arrays are not equal",
+        WITHOUT_ATTRIBUTES,
+    ),
     "inputs that are not in alphabetical order": Breach(
         Fault("layout.m", ".name) < 0) position++;", ".name) > 0) position++;"),
         "Arrays are not equal",

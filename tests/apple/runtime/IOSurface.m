@@ -136,6 +136,7 @@ int IOSurfaceUnlock(IOSurfaceRef reference, IOSurfaceLockOptions options, uint32
     protect(surface);
     if (seed) *seed = surface->seed;
     rt_unlock();
+    if (runtime_next_failure("unlock")) return NOT_LOCKED;
     return locked ? 0 : NOT_LOCKED;
 }
 

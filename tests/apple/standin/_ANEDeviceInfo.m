@@ -7,7 +7,7 @@
 @implementation _ANEDeviceInfo
 
 + (BOOL)hasANE {
-    return runtime_setting("ANE_STANDIN_HAS_ANE", 1) != 0;
+    return standin_go_on("device", NULL) && runtime_setting("ANE_STANDIN_HAS_ANE", 1) != 0;
 }
 
 + (BOOL)isVirtualMachine {

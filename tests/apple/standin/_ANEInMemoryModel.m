@@ -1,5 +1,6 @@
 /* _ANEInMemoryModel.m: a program from text in memory: staged files, compile, load, evaluate,
- * unload, in the one order that Apple's class takes. */
+ * unload, in the one order that Apple's class takes. Domains, codes and words are those that were
+ * published for what goes wrong; where nothing is published, the code is 1. */
 #import "standin.h"
 
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 static NSDictionary *last_compiled;
 
 @implementation _ANEInMemoryModel {
+    _ANEModel *_model;
     _ANEInMemoryModelDescriptor *_descriptor;
     computation *_compiled;
 }
@@ -32,6 +34,10 @@ static NSDictionary *last_compiled;
     return [NSTemporaryDirectory() stringByAppendingPathComponent:_descriptor.hexStringIdentifier];
 }
 
+- (_ANEModel *)model {
+    return standin_gives_object("inner_model") ? _model : nil;
+}
+
 - (NSDictionary *)modelAttributes {
     return _model.modelAttributes;
 }
@@ -50,6 +56,9 @@ static NSString *file_name(NSString *weight) {
     return [weight substringFromIndex:STANDIN_WEIGHT_PREFIX.length];
 }
 
+/* The translator reads files although it was given the bytes (Orion, tmc/apple). Its domain and
+ * code were seen where a file is missing; that files of other contents are refused is our own rule.
+ */
 - (BOOL)isStaged:(NSError **)error {
     NSData *text = [NSData dataWithContentsOfFile:[self pathOf:@"model.mil"]];
     if (![text isEqualToData:_descriptor.networkText]) {
@@ -66,7 +75,7 @@ static NSString *file_name(NSString *weight) {
     return YES;
 }
 
-/* net.plist is a function of the text alone; `data` holds the first weight file. */
+/* net.plist is a function of the text alone; `data` holds the first weight file (Orion). */
 - (BOOL)writeCompiledForm {
     NSData *plan = [_descriptor.networkTextHash dataUsingEncoding:NSUTF8StringEncoding];
     BOOL written = [plan writeToFile:[self pathOf:@"net.plist"] atomically:YES];
@@ -111,6 +120,8 @@ static NSString *file_name(NSString *weight) {
 
 /* --- calls --- */
 
+/* About 119 compiles per process (maderix/ANE, Orion, libane); what is beyond fails without a
+ * reason (libane). Loading a donor's compiled form does not count (Orion). */
 - (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
     if (!standin_go_on("compile", error) || !standin_check_call(qos, options, error)) return NO;
     if (STANDIN_ADD(compiles, 1) > runtime_setting("ANE_STANDIN_COMPILE_LIMIT", 119)) {
@@ -131,6 +142,8 @@ static NSString *file_name(NSString *weight) {
     return strcmp(way, "stale") == 0 ? last_compiled : nil;
 }
 
+/* A load without a compile takes what lies in the directory (Orion); code 10 is that of a directory
+ * without a valid model (omlx). */
 - (BOOL)takeCompiledForm:(NSError **)error {
     NSData *plan = [NSData dataWithContentsOfFile:[self pathOf:@"net.plist"]];
     NSData *own = [_descriptor.networkTextHash dataUsingEncoding:NSUTF8StringEncoding];
@@ -139,6 +152,7 @@ static NSString *file_name(NSString *weight) {
     return standin_refuse(error, STANDIN_DOMAIN, 10, @"verifyBundleAtPath: invalid model");
 }
 
+/* 0x50004 is what too many loaded programs give (ANEgpt); up to 300 at a time were published. */
 - (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
     if (!standin_go_on("load", error) || !standin_check_call(qos, options, error)) return NO;
     if (_model) return standin_refuse(error, STANDIN_DOMAIN, 1, @"the program is loaded");

@@ -4,7 +4,8 @@
 
 @implementation _ANEInMemoryModelDescriptor
 
-/* One entry of the weights: @"@model_path/...": @{@"offset": @0, @"data": NSData}. */
+/* One entry of the weights, as all published code has it: the path in the text as the key, and
+ * @{@"offset": @0, @"data": NSData} of the whole file. */
 static BOOL is_weight(id path, id entry) {
     if (![path isKindOfClass:[NSString class]] || ![path hasPrefix:STANDIN_WEIGHT_PREFIX])
         return NO;
@@ -22,6 +23,8 @@ static BOOL are_weights(id weights) {
     return YES;
 }
 
+/* A text that is a string crashes or fails silently (Orion), as weights that are nil do (Orion,
+ * imk): here both give nil. */
 + (instancetype)modelWithMILText:(NSData *)text
                          weights:(NSDictionary *)weights
                     optionsPlist:(NSData *)options {
@@ -41,6 +44,7 @@ static BOOL are_weights(id weights) {
     return [NSString stringWithUTF8String:digest];
 }
 
+/* Hashes of text, options and weights (maderix/ANE). */
 - (NSString *)hexStringIdentifier {
     char options[STANDIN_DIGEST + 1] = "", weights[STANDIN_DIGEST + 1] = "";
     standin_digest(options, _optionsPlist.bytes, _optionsPlist.length);

@@ -28,13 +28,17 @@
     return standin_retell(standin_attributes(_computation));
 }
 
+/* Rows of a multiple of 64 bytes (tmc/apple), and 49152 bytes in all (Orion, libane). That all
+ * inputs are of one size (Orion) is contradicted by cgane and rustane, and not asked for. */
 static BOOL is_large_enough(IOSurfaceRef surface, const computation_port *port) {
     size_t size = IOSurfaceGetAllocSize(surface);
     return size >= computation_port_size(port) && size >= SMALLEST_SURFACE &&
            size % SURFACE_ALIGNMENT == 0;
 }
 
-/* Fills `memory`, in the chip's order, from one side of a request; NO where they do not fit. */
+/* Number, size or order of surfaces that do not fit give status 0x1d (maderix/ANE, Orion).
+ *
+ * Fills `memory`, in the chip's order, from one side of a request; NO where they do not fit. */
 static BOOL gather(NSArray<_ANEIOSurfaceObject *> *surfaces, NSArray<NSNumber *> *indices,
                    const computation_port *ports, size_t count, void **memory) {
     if (surfaces.count != count) return NO;
@@ -77,6 +81,7 @@ static BOOL refuse_status(NSError **error, const char *status) {
 
 - (BOOL)evaluate:(id)request error:(NSError **)error {
     if (!standin_go_on("evaluate", error)) return NO;
+    /* An object that was kept over unload and load is stale (libane). */
     if (!_loaded) return standin_refuse(error, STANDIN_DOMAIN, 8, @"Program Inference error");
     if (![request isKindOfClass:[_ANERequest class]]) return refuse_status(error, "0x16");
     void **inputs = calloc(_computation->input_count + 1, sizeof *inputs);

@@ -31,6 +31,8 @@ static BOOL are_bound(NSArray *surfaces, NSArray *indices) {
            surfaces.count == indices.count;
 }
 
+/* Statistics that are no array raise this exception (dev-erik). A buffer of weights was seen to do
+ * nothing (maderix/ANE): here it is refused. */
 + (instancetype)requestWithInputs:(NSArray *)inputs
                      inputIndices:(NSArray *)inputIndices
                           outputs:(NSArray *)outputs

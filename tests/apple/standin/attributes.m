@@ -1,4 +1,5 @@
-/* attributes.m: what a loaded program tells of its inputs and outputs. */
+/* attributes.m: what a loaded program tells of its inputs and outputs, under the keys that
+ * tmc/apple reads. */
 #import "standin.h"
 
 #include <string.h>

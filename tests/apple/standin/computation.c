@@ -11,7 +11,7 @@
 
 #include "../runtime/failure.h"
 
-#define ROW_ALIGNMENT 64
+#define ROW_ALIGNMENT 64 /* bytes, also of narrower rows (tmc/apple) */
 
 static ane_context *engine;
 static ane_error_info engine_error;
@@ -44,7 +44,8 @@ static void describe_port(const ane_port *from, computation_port *port) {
     port->row_stride = (row + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT;
 }
 
-/* Alphabetical, as published reports have it; ANE_STANDIN_ORDER=reversed turns it round. */
+/* Alphabetical (Orion, from all orders of three inputs); ANE_STANDIN_ORDER=reversed turns it round.
+ */
 static void order_ports(computation_port *ports, size_t count) {
     const char *order = getenv("ANE_STANDIN_ORDER");
     bool reversed = order && strcmp(order, "reversed") == 0;
