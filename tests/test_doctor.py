@@ -242,7 +242,8 @@ def test_the_defects_of_a_chip_are_confirmed_and_remembered(driver: Path, tmp_pa
 def test_a_program_that_is_refused_later_runs_in_software(
     driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = doctor(tmp_path, "--driver", driver, "--json", "r.json", ANE_STANDIN_FAIL="compile:1@2")
+    asked = ("--driver", driver, "--seq", 32, "--json", "r.json")
+    done = doctor(tmp_path, *asked, ANE_STANDIN_FAIL="compile:1@2")
     assert done.returncode == 8
     report = json.loads((tmp_path / "r.json").read_text())
     assert verdicts(report, "program")["feed_forward_backward"] == "refused"
