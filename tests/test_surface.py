@@ -392,6 +392,8 @@ def test_a_program_made_from_a_donor_is_not_compiled() -> None:
         assert context.counts().compiled == 1
         with pytest.raises(NativeError, match="another engine"):
             other.compile(packed_text(), donor=donor)
+        with pytest.raises(NativeError, match="the donor's text is another one"):
+            context.compile(packed_text() + "\n", donor=donor)
 
 
 def test_the_software_engine_describes_itself_and_compiles_for_nothing_else() -> None:

@@ -146,11 +146,6 @@ static ane_status build(apple_program *program, const ane_source *source, ane_er
     return errors_fail(error, ANE_ERROR_COMPILE, "compile a program", cause);
 }
 
-static bool texts_are_equal(const apple_program *donor, const ane_source *source) {
-    return donor->source_length == source->length &&
-           memcmp(donor->text.bytes, source->text, source->length) == 0;
-}
-
 /* The donor's compiled form with other weights: what Orion measured to work where all weights are
  * in one file (M4 Max, macOS 15). */
 static ane_status adopt(apple_program *program, const ane_source *source, ane_error_info *error) {
@@ -160,8 +155,6 @@ static ane_status adopt(apple_program *program, const ane_source *source, ane_er
                         "a program takes a donor's compiled form only with exactly one weight "
                         "file; this one has %zu",
                         source->file_count);
-    if (!texts_are_equal(donor, source))
-        return ane_fail(error, ANE_ERROR_ARGUMENT, "the donor's text is another one");
     NSDictionary *weights = weights_of(source, error);
     if (!weights) return error->status;
     ane_status status = claim(program, source, weights, error);

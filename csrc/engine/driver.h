@@ -32,7 +32,8 @@ typedef struct ane_source {
     const ane_driver_port *inputs, *outputs; /* in the order of the declaration */
     size_t input_count, output_count;
     const void *checked; /* the front end's mil_program, which outlives the compiled program */
-    void *donor;         /* the driver's own program whose compiled form is to be used, or NULL */
+    void *donor;         /* the driver's own program, of equal text, whose compiled form is to be
+                            used, or NULL */
 } ane_source;
 
 typedef struct ane_cost {

@@ -11,6 +11,8 @@ struct ane_program {
     const ane_driver *driver;
     mil_program *checked;
     void *compiled; /* the driver's own */
+    char *text;     /* what it was compiled from, for programs that take it as their donor */
+    size_t length;
     ane_driver_port *inputs, *outputs;
     size_t file_bytes;
     bool loaded;
@@ -77,10 +79,14 @@ static ane_status describe_ports(ane_program *program) {
 }
 
 static ane_status check_donor(const ane_program *program, const ane_program *donor) {
-    if (!donor || (donor->context == program->context && donor->driver == program->driver))
+    if (!donor) return ANE_OK;
+    if (donor->context != program->context || donor->driver != program->driver)
+        return ane_context_fail(program->context, ANE_ERROR_ARGUMENT,
+                                "the donor belongs to another engine");
+    if (donor->length == program->length && !memcmp(donor->text, program->text, program->length))
         return ANE_OK;
     return ane_context_fail(program->context, ANE_ERROR_ARGUMENT,
-                            "the donor belongs to another engine");
+                            "the donor's text is another one");
 }
 
 /* Between the front end and the driver's compiler, which counts unless there is a donor. */
@@ -114,9 +120,15 @@ static ane_status compile(ane_program *program, ane_source *source) {
     return compile_checked(program, source);
 }
 
-static ane_program *new_program(ane_context *context, const ane_compile_options *options) {
+static ane_program *new_program(ane_context *context, const ane_source *source,
+                                const ane_compile_options *options) {
     ane_program *made = ane_alloc(1, sizeof *made);
-    if (!made) return NULL;
+    if (!made || !allocate(&made->text, source->length, 1)) {
+        ane_free(made);
+        return NULL;
+    }
+    memcpy(made->text, source->text, source->length);
+    made->length = source->length;
     made->context = context;
     bool software = options && options->engine == ANE_SOFTWARE;
     made->driver = software ? ane_software_driver() : context->driver;
@@ -136,10 +148,10 @@ ane_status ane_program_compile(ane_context *context, const char *text, size_t le
     if (options && options->engine == ANE_HARDWARE && context->options.engine != ANE_HARDWARE)
         return ane_context_fail(context, ANE_ERROR_ARGUMENT,
                                 "the software engine cannot compile for the hardware");
-    ane_program *made = new_program(context, options);
+    ane_source source = {.text = text, .length = length, .files = files, .file_count = file_count};
+    ane_program *made = new_program(context, &source, options);
     if (!made) return ane_context_fail(context, ANE_ERROR_MEMORY, "no memory for a program");
     const ane_program *donor = options ? options->donor : NULL;
-    ane_source source = {.text = text, .length = length, .files = files, .file_count = file_count};
     if (donor) source.donor = donor->compiled;
     ane_status status = check_donor(made, donor);
     if (status == ANE_OK) status = compile(made, &source);
@@ -186,6 +198,7 @@ void ane_program_free(ane_program *program) {
     mil_program_free(program->checked);
     ane_free(program->inputs);
     ane_free(program->outputs);
+    ane_free(program->text);
     ane_free(program);
     ane_context_free(context);
 }
