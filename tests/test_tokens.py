@@ -93,7 +93,7 @@ def test_an_empty_shard_can_be_opened(tmp_path: Path) -> None:
     ("offset", "content", "message"),
     [
         (0, b"X", "no token shard"),
-        (8, b"\x02", "version 2"),
+        (8, b"\x03", "version 3"),
         (12, b"\x03", "3 bytes per token"),
         (16, b"\x63", "bytes after its last token"),
         (16, b"\x65", "truncated"),

@@ -1,7 +1,8 @@
 """Which tokens make which batch: a pure function of (seed, step), with nothing to save or restore.
 
 Invariant: in each epoch, windows of S tokens tile the data, each is drawn once in shuffled order,
-and each of its tokens has as target the token that follows it.
+and each of its tokens has as target the token that follows it. Of examples, the rows are drawn
+instead, and the target is -1 where nothing counts.
 """
 
 from __future__ import annotations
@@ -9,53 +10,70 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ane_train.data.packing import Examples
 from ane_train.data.tokens import TokenArray
 from ane_train.errors import DataError
 
 Batch = tuple[NDArray[np.int32], NDArray[np.int32]]
+Data: TypeAlias = TokenArray | Examples
 
 _ROUNDS = 8
 
 
-def batch(tokens: TokenArray, *, seed: int, step: int, count: int, sequence: int) -> Batch:
+def batch(data: Data, *, seed: int, step: int, count: int, sequence: int) -> Batch:
     """Return inputs and targets, int32 [count, S] each, of batch number `step`.
 
     The batch holds the windows `step * count` to `step * count + count - 1` of the endless order
     of windows, so one of 2 is two of 1; it may straddle epochs. The tokens are a ring, and each
     epoch starts to tile it at another place: what is left over, S tokens at most, differs too.
+    Rows of examples are the same in each epoch.
     """
-    windows = windows_per_epoch(tokens, sequence)
-    rows = np.empty((count, sequence + 1), np.int32)
-    for row, index in enumerate(range(step * count, step * count + count)):
+    windows = windows_per_epoch(data, sequence)
+    rows = []
+    for index in range(step * count, step * count + count):
         epoch, position = divmod(index, windows)
         key = _epoch_key(seed, epoch)
-        start = int.from_bytes(key[:8], "little") % tokens.length
-        start += sequence * permute(position, windows, key)
-        rows[row] = _slice_of_ring(tokens, start, sequence + 1)
-    return _split(rows)
+        window = permute(position, windows, key)
+        if isinstance(data, Examples):
+            rows.append(data.row(window))
+        else:
+            start = int.from_bytes(key[:8], "little") % data.length + sequence * window
+            rows.append(_split(_slice_of_ring(data, start, sequence + 1)))
+    return _stack(rows)
 
 
-def windows_per_epoch(tokens: TokenArray, sequence: int) -> int:
+def windows_per_epoch(data: Data, sequence: int) -> int:
     """Return how many windows of S tokens, each with a token to follow, the data holds (>= 1)."""
-    windows = (tokens.length - 1) // sequence
+    if isinstance(data, Examples):
+        assert data.sequence == sequence, "examples are packed for one length of sequence"
+        windows = data.rows
+    else:
+        windows = (data.length - 1) // sequence
     assert windows > 0, "a data source has at least one window"
     return windows
 
 
-def validation_batches(tokens: TokenArray, sequence: int, count: int) -> Iterator[Batch]:
+def validation_batches(data: Data, sequence: int, count: int) -> Iterator[Batch]:
     """Yield the same batches [count, S] at every call: the windows in order, without a rest.
 
     If there are fewer windows than `count`, the only batch repeats them.
     """
-    windows = windows_per_epoch(tokens, sequence)
+    windows = windows_per_epoch(data, sequence)
     for first in range(0, max(windows - count, 0) + 1, count):
-        starts = [sequence * (index % windows) for index in range(first, first + count)]
-        yield _split(np.stack([tokens.slice(start, start + sequence + 1) for start in starts]))
+        yield _stack(
+            [_window(data, index % windows, sequence) for index in range(first, first + count)]
+        )
+
+
+def _window(data: Data, index: int, sequence: int) -> Batch:
+    if isinstance(data, Examples):
+        return data.row(index)
+    return _split(data.slice(sequence * index, sequence * index + sequence + 1))
 
 
 def permute(index: int, size: int, key: bytes) -> int:
@@ -96,8 +114,13 @@ def _slice_of_ring(tokens: TokenArray, start: int, size: int) -> NDArray[np.int3
     return np.concatenate([head, tokens.slice(0, stop - tokens.length)])
 
 
-def _split(rows: NDArray[np.int32]) -> Batch:
-    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+def _split(window: NDArray[np.int32]) -> Batch:
+    return window[:-1], window[1:]
+
+
+def _stack(rows: Sequence[Batch]) -> Batch:
+    inputs, targets = zip(*rows, strict=True)
+    return np.stack(inputs), np.stack(targets)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,9 +134,9 @@ class Compaction:
     new_to_old: NDArray[np.int32]
 
     @classmethod
-    def from_tokens(cls, tokens: TokenArray | Sequence[TokenArray], vocabulary: int) -> Self:
+    def from_tokens(cls, tokens: Data | Sequence[Data], vocabulary: int) -> Self:
         """Find what occurs in one or more arrays of tokens below `vocabulary`; reads all once."""
-        arrays = [tokens] if isinstance(tokens, TokenArray) else tokens
+        arrays = tokens if isinstance(tokens, Sequence) else [tokens]
         occurs = np.zeros(vocabulary, np.bool_)
         for array in arrays:
             for chunk in array.chunks():
@@ -133,10 +156,14 @@ class Compaction:
         return len(self.new_to_old)
 
     def apply(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return new tokens for old ones, same shape; DataError names one that was not kept."""
-        new: NDArray[np.int32] = self.old_to_new[tokens]
-        if new.size and new.min() < 0:
-            lost = int(tokens[new < 0][0])
+        """Return new tokens for old ones, same shape; DataError names one that was not kept.
+
+        A target of -1, which does not count, stays.
+        """
+        new = np.where(tokens < 0, np.int32(-1), self.old_to_new[tokens])
+        dropped = (new < 0) & (tokens >= 0)
+        if dropped.any():
+            lost = int(tokens[dropped][0])
             raise DataError(
                 f"token {lost} does not occur in the data that the vocabulary was compacted for: "
                 "train without --compact-vocab, or on the same data"

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ane_train.data.encoding import Encoding
 from ane_train.data.files import find_inputs, total_size, writing
-from ane_train.data.text import PIECE_BYTES, Progress, encode_files
+from ane_train.data.text import PIECE_BYTES, Progress
 from ane_train.data.tokenizer import Tokenizer, built_in_tokenizer, load_tokenizer
 from ane_train.data.tokens import ShardHeader, ShardWriter
 from ane_train.errors import ConfigError, DataError
@@ -62,8 +63,9 @@ def prepare(
         raise ConfigError(f"a validation fraction of {valid_fraction} is not within [0, 1)")
     plan = _plan(inputs, valid_fraction)
     known = load_tokenizer(tokenizer) if tokenizer else built_in_tokenizer()
+    encoding = Encoding.of(plan.files, known)
     _check_output(output, force)
-    prepared = _write(plan, known, output, progress)
+    prepared = _write(plan, encoding, output, progress)
     if prepared.valid is None:
         with writing(output / VALID):
             (output / VALID).unlink(missing_ok=True)
@@ -102,13 +104,14 @@ def _check_output(output: Path, force: bool) -> None:
         raise DataError(f"{output} holds {names[0]} already: choose another folder, or --force")
 
 
-def _write(plan: _Plan, tokenizer: Tokenizer, output: Path, progress: Progress | None) -> Prepared:
+def _write(plan: _Plan, encoding: Encoding, output: Path, progress: Progress | None) -> Prepared:
+    tokenizer = encoding.tokenizer
     with ExitStack() as stack:
-        train = stack.enter_context(_writer(output / TRAIN, tokenizer))
+        train = stack.enter_context(_writer(output / TRAIN, encoding))
         valid = None
         if plan.train_bytes < plan.total_bytes:
-            valid = stack.enter_context(_writer(output / VALID, tokenizer))
-        _encode(plan, tokenizer, (train, valid or train), progress)
+            valid = stack.enter_context(_writer(output / VALID, encoding))
+        _encode(plan, encoding, (train, valid or train), progress)
         if valid and not (train.header.count and valid.header.count):
             raise DataError("there is too little text to hold some out for validation")
         for writer in (train, valid or train):
@@ -117,18 +120,19 @@ def _write(plan: _Plan, tokenizer: Tokenizer, output: Path, progress: Progress |
     return Prepared(output, tokenizer, train.header, valid.header if valid else None)
 
 
-def _writer(path: Path, tokenizer: Tokenizer) -> ShardWriter:
-    return ShardWriter(path, tokenizer.vocabulary, tokenizer.sha256)
+def _writer(path: Path, encoding: Encoding) -> ShardWriter:
+    known = encoding.tokenizer
+    return ShardWriter(path, known.vocabulary, known.sha256, examples=encoding.examples)
 
 
 def _encode(
     plan: _Plan,
-    tokenizer: Tokenizer,
+    encoding: Encoding,
     writers: tuple[ShardWriter, ShardWriter],
     progress: Progress | None,
 ) -> None:
     done = 0
-    for encoded in encode_files(plan.files, tokenizer, plan.piece_bytes):
+    for encoded in encoding.encode(plan.files, plan.piece_bytes):
         writer = writers[0] if done < plan.train_bytes else writers[1]
         writer.append(encoded.tokens, encoded.text_bytes, int(encoded.ends_document))
         done += encoded.source_bytes

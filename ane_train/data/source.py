@@ -1,21 +1,24 @@
 """Opens whatever the user calls data: token shards, text, or nothing for the built-in corpus.
 
 Invariant: every token of a DataSource is within the model's vocabulary, and both of its splits
-have at least one window of sequence + 1 tokens.
+have at least one window of sequence + 1 tokens, or one row of examples.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ane_train.data.batches import Data
+from ane_train.data.encoding import Encoding
 from ane_train.data.files import Inputs, find_inputs, total_size
-from ane_train.data.text import Progress, encode_files, hash_files
+from ane_train.data.packing import Examples, starts_of
+from ane_train.data.text import Progress
 from ane_train.data.tokenizer import (
     BUILT_IN_TEXT,
     BUILT_IN_TOKENIZER,
@@ -46,14 +49,16 @@ class DataSource:
 
     `tokenizer` and `bytes_per_token` (UTF-8 bytes; of the validation files if there are such) are
     None where the data does not tell: then there is no text to show and no bits per byte.
+    `warnings` say what of the data is not used as it stands.
     """
 
-    train: TokenArray
-    valid: TokenArray
+    train: Data
+    valid: Data
     name: str
     tokenizer: Tokenizer | None
     bytes_per_token: float | None
     fingerprint: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ def open_data(
     if inputs.kind == "text":
         known = given or built_in_tokenizer()
         _check_tokenizer(known, vocabulary)
-        shards = [_encode_once(files, known, request) for files in (inputs.train, inputs.valid)]
+        encoding = Encoding.of([*inputs.train, *inputs.valid], known)
+        shards = [_encode_once(files, encoding, request) for files in (inputs.train, inputs.valid)]
         return _assemble(path, shards, known, request)
     shards = [_open_all(files, request) for files in (inputs.train, inputs.valid)]
     return _assemble(path, shards, _tokenizer_of(inputs, shards, given), request)
@@ -113,26 +119,27 @@ def _is_built_in(tokenizer: Tokenizer) -> bool:
     return tokenizer.path == BUILT_IN_TOKENIZER
 
 
-def _encode_once(files: Sequence[Path], tokenizer: Tokenizer, request: _Request) -> list[Shard]:
+def _encode_once(files: Sequence[Path], encoding: Encoding, request: _Request) -> list[Shard]:
     if not files:
         return []
-    key = hashlib.sha256(_CACHE_VERSION + tokenizer.sha256 + hash_files(files)).hexdigest()
+    key = hashlib.sha256(_CACHE_VERSION + encoding.key(files)).hexdigest()
     cached = request.cache_dir / f"{key[:32]}.tokens"
     try:
         shard = open_shard(cached)
     except DataError:
-        _encode_to(cached, files, tokenizer, request.progress)
+        _encode_to(cached, files, encoding, request.progress)
         shard = open_shard(cached)
     return _checked([replace(shard, path=files[0])], request.vocabulary)
 
 
 def _encode_to(
-    output: Path, files: Sequence[Path], tokenizer: Tokenizer, progress: Progress | None
+    output: Path, files: Sequence[Path], encoding: Encoding, progress: Progress | None
 ) -> None:
     total = total_size(files)
     done = 0
-    with ShardWriter(output, tokenizer.vocabulary, tokenizer.sha256) as shard:
-        for encoded in encode_files(files, tokenizer):
+    known = encoding.tokenizer
+    with ShardWriter(output, known.vocabulary, known.sha256, examples=encoding.examples) as shard:
+        for encoded in encoding.encode(files):
             shard.append(encoded.tokens, encoded.text_bytes, int(encoded.ends_document))
             done += encoded.source_bytes
             if progress:
@@ -192,18 +199,50 @@ def _assemble(
 ) -> DataSource:
     name = path.name or str(path) if path else "Moby-Dick (built in)"
     train, valid = (TokenArray.of(shard.tokens for shard in part) for part in shards)
+    examples = _are_examples([shard for part in shards for shard in part])
     if not shards[1]:
-        train, valid = _split(name, train, request)
-    for part, role in ((train, "training"), (valid, "validation")):
+        split = _split_examples if examples else _split
+        train, valid = split(name, train, request)
+    parts: list[Data] = [train, valid]
+    if examples:
+        parts = [Examples.pack(part, request.sequence) for part in (train, valid)]
+    for part, role in zip(parts, ("training", "validation"), strict=True):
         _require_window(name, part, role, request.sequence)
     return DataSource(
-        train=train,
-        valid=valid,
+        train=parts[0],
+        valid=parts[1],
         name=name,
         tokenizer=tokenizer,
-        bytes_per_token=_bytes_per_token(shards[1] or shards[0]),
+        bytes_per_token=None if examples else _bytes_per_token(shards[1] or shards[0]),
         fingerprint=_fingerprint(train, valid, tokenizer),
+        warnings=tuple(_warnings(name, parts)),
     )
+
+
+def _are_examples(shards: Sequence[Shard]) -> bool:
+    kinds = {shard.header is not None and shard.header.examples: shard for shard in shards}
+    if len(kinds) == 2:
+        raise DataError(
+            f"{kinds[False].path} is text and {kinds[True].path} has examples: "
+            "train on one, then on the other"
+        )
+    return True in kinds
+
+
+def _warnings(name: str, parts: Sequence[Data]) -> Iterator[str]:
+    packed = [part for part in parts if isinstance(part, Examples)]
+    cut, lost = sum(part.cut for part in packed), sum(part.lost for part in packed)
+    whole = sum(part.count for part in packed) + lost
+    if cut:
+        yield (
+            f"{name}: examples cut to the length of a sequence: {cut} of {whole}; "
+            "a larger --seq takes them whole"
+        )
+    if lost:
+        yield (
+            f"{name}: examples left out, as there is nothing to learn in what fits into a "
+            f"sequence: {lost} of {whole}"
+        )
 
 
 def _split(name: str, tokens: TokenArray, request: _Request) -> tuple[TokenArray, TokenArray]:
@@ -220,8 +259,29 @@ def _split(name: str, tokens: TokenArray, request: _Request) -> tuple[TokenArray
     return tokens.between(0, start), tokens.between(start, tokens.length)
 
 
-def _require_window(name: str, tokens: TokenArray, role: str, sequence: int) -> None:
-    if tokens.length < sequence + 1:
+def _split_examples(
+    name: str, words: TokenArray, request: _Request
+) -> tuple[TokenArray, TokenArray]:
+    """Hold out the last examples: about the fraction of tokens asked for, and one at least."""
+    starts = starts_of(words)
+    if len(starts) < 2:
+        raise DataError(
+            f"{name} has one example and at least two are needed, one each to train and to "
+            "validate: give more"
+        )
+    wanted = words.length - round(words.length * request.valid_fraction)
+    start = int(starts[min(max(1, int(np.searchsorted(starts, wanted))), len(starts) - 1)])
+    return words.between(0, start), words.between(start, words.length)
+
+
+def _require_window(name: str, tokens: Data, role: str, sequence: int) -> None:
+    if isinstance(tokens, Examples):
+        if not tokens.rows:
+            raise DataError(
+                f"{name}: no example for {role} has something to learn within a sequence of "
+                f"{sequence}: give a larger --seq, or other data"
+            )
+    elif tokens.length < sequence + 1:
         raise DataError(
             f"{name} has {tokens.length} tokens for {role}, a sequence of {sequence} needs at "
             f"least {sequence + 1}: give more text, another validation fraction or a smaller --seq"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ane_train.data.files import reading
+from ane_train.data.json_lines import parse_records
 from ane_train.data.tokenizer import Tokenizer
 from ane_train.errors import DataError
 
 Progress = Callable[[int, int], None]
 
 PIECE_BYTES = 1 << 17
-_BATCH_BYTES = 1 << 21
+BATCH_BYTES = 1 << 21
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # Where a text may be cut, best first. At a single line break between words, the pre-tokenizers of
@@ -50,9 +50,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of a piece, int32 [N], with the end-of-text token where a document ends."""
+    """The tokens of a piece, int32 [N], with the end-of-text token where a document ends.
 
-    tokens: NDArray[np.int32]
+    Or the words of an example, uint32 [N].
+    """
+
+    tokens: NDArray[np.int32] | NDArray[np.uint32]
     text_bytes: int
     source_bytes: int
     ends_document: bool
@@ -68,7 +71,7 @@ def encode_files(
         for piece in read_pieces(path, piece_bytes):
             batch.append(piece)
             waiting += piece.text_bytes
-            if waiting >= _BATCH_BYTES:
+            if waiting >= BATCH_BYTES:
                 yield from _encode(batch, tokenizer)
                 batch, waiting = [], 0
     yield from _encode(batch, tokenizer)
@@ -110,29 +113,12 @@ def _read_plain(path: Path, file: io.BufferedReader, piece_bytes: int) -> Iterat
 
 
 def _read_json_lines(path: Path, file: io.BufferedReader, piece_bytes: int) -> Iterator[Piece]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        raw = _text_of_line(line, f"{path}, line {number}")
-        source_bytes = len(line)
-        for part, is_last in _cut(io.BytesIO(raw), piece_bytes):
+    for record in parse_records(path, file):
+        assert record.kind == "text", "examples are read elsewhere"
+        source_bytes = record.line_bytes
+        for part, is_last in _cut(io.BytesIO(record.content["text"].encode()), piece_bytes):
             yield Piece(part.decode(), len(part), source_bytes, is_last)
             source_bytes = 0
-
-
-def _text_of_line(line: bytes, where: str) -> bytes:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start} of the line is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no valid JSON: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise DataError(f'{where} has no text: each line must be like {{"text": "…"}}')
-    try:
-        return str(record["text"]).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: its text has half a surrogate pair, which is no text") from None
 
 
 def _decode(path: Path, raw: bytes, offset: int) -> str:

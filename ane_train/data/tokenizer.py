@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from ane_train.errors import DataError
 CORPUS = Path(__file__).parent / "corpus"
 BUILT_IN_TOKENIZER = CORPUS / "tokenizer.json"
 BUILT_IN_TEXT = CORPUS / "moby_dick.txt"
+
+LocatedTokens: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 
@@ -57,6 +59,22 @@ class Tokenizer:
             raise DataError(f"{self.path} cannot encode the text: {_reason(error)}") from None
         return [np.array(one.ids, np.int32) for one in encoded]
 
+    def encode_located(self, texts: Sequence[str]) -> list[LocatedTokens]:
+        """Return the tokens of each text, and where in it each starts and stops: int32 [N] each.
+
+        Places are counted in characters; the tokens that share the bytes of one share its place.
+        DataError as encode_batch.
+        """
+        try:
+            encoded = self._core.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{self.path} cannot encode the text: {_reason(error)}") from None
+        located = []
+        for one in encoded:
+            places = np.array(one.offsets, np.int32).reshape(-1, 2)
+            located.append((np.array(one.ids, np.int32), places[:, 0], places[:, 1]))
+        return located
+
     def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
         """Return the text of `tokens`, special tokens included; unknown numbers are left out."""
         text: str = self._core.decode([int(t) for t in tokens], skip_special_tokens=False)
@@ -83,6 +101,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise DataError(f"{path} is no usable tokenizer.json: {_reason(error)}") from None
     core.no_truncation()
     core.no_padding()
+    core.post_processor = None  # it adds tokens, or takes spaces out of places
     return _describe(path, raw, core)
 
 

@@ -4,7 +4,7 @@ A shard is a header of 128 bytes and then the tokens, all little endian:
 
     offset  bytes  meaning
          0      8  magic: "ANETOKEN"
-         8      4  version: 1
+         8      4  version: 1, or 2 for examples
         12      4  bytes per token: 2 (u16) or 4 (u32)
         16      8  number of tokens
         24      4  vocabulary size: every token is below it
@@ -13,6 +13,9 @@ A shard is a header of 128 bytes and then the tokens, all little endian:
         64      8  bytes of UTF-8 text that the tokens stand for, or zero: unknown
         72      8  number of documents, or zero: unknown
         80     48  zero
+
+Examples (see examples.py) have words of 4 bytes: the token in the lower 30 bits, then FIRST for the
+first token of an example, then COUNTS for a token that is a target of training.
 
 Invariant: a shard has its final name only once it is complete and on the disk.
 """
@@ -42,7 +45,11 @@ UNKNOWN_TOKENIZER = bytes(32)
 TokenDtype = Literal["u16", "u32"]
 Stored = NDArray[np.unsignedinteger[Any]]
 
-_VERSION = 1
+TOKEN = np.uint32((1 << 30) - 1)
+FIRST = np.uint32(1 << 30)
+COUNTS = np.uint32(1 << 31)
+
+_VERSION, _EXAMPLES_VERSION = 1, 2
 _HEADER = struct.Struct("<8sIIQI4x32sQQ48x")
 _DTYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _HEADERLESS = {"u16": _DTYPES[2], "u32": _DTYPES[4]}
@@ -61,12 +68,13 @@ class ShardHeader:
     tokenizer_hash: bytes = UNKNOWN_TOKENIZER
     text_bytes: int = 0
     documents: int = 0
+    examples: bool = False
 
     def pack(self) -> bytes:
         """Return the 128 bytes that stand before the tokens."""
         return _HEADER.pack(
             SHARD_MAGIC,
-            _VERSION,
+            _EXAMPLES_VERSION if self.examples else _VERSION,
             self.token_bytes,
             self.count,
             self.vocabulary,
@@ -168,7 +176,10 @@ def open_tokens(path: Path, dtype: TokenDtype | None = None) -> Shard:
 def check_vocabulary(shard: Shard, vocabulary: int) -> None:
     """Read all tokens once; DataError with the place of the first one >= `vocabulary`."""
     done = 0
+    examples = shard.header is not None and shard.header.examples
     for chunk in TokenArray.of([shard.tokens]).chunks():
+        if examples:
+            chunk = chunk & TOKEN
         if int(chunk.max()) >= vocabulary:
             where = int(np.argmax(chunk >= vocabulary))
             cause = "it is of another model's tokenizer"
@@ -188,9 +199,16 @@ class ShardWriter:
     of that name is untouched. `header` tells what was written so far.
     """
 
-    def __init__(self, path: Path, vocabulary: int, tokenizer_hash: bytes = UNKNOWN_TOKENIZER):
-        token_bytes = 2 if vocabulary <= 1 << 16 else 4
-        self.header = ShardHeader(token_bytes, 0, vocabulary, tokenizer_hash)
+    def __init__(
+        self,
+        path: Path,
+        vocabulary: int,
+        tokenizer_hash: bytes = UNKNOWN_TOKENIZER,
+        *,
+        examples: bool = False,
+    ):
+        token_bytes = 2 if vocabulary <= 1 << 16 and not examples else 4
+        self.header = ShardHeader(token_bytes, 0, vocabulary, tokenizer_hash, examples=examples)
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
@@ -203,7 +221,7 @@ class ShardWriter:
         return self
 
     def append(self, tokens: NDArray[Any], text_bytes: int = 0, documents: int = 0) -> None:
-        """Add integer tokens [N], each in [0, vocabulary), and what they stand for."""
+        """Add integer tokens [N], each in [0, vocabulary), or an example's words as uint32 [N]."""
         assert self._file is not None, "append outside of the writer's block"
         header = self.header
         self.header = replace(
@@ -213,7 +231,8 @@ class ShardWriter:
             documents=header.documents + documents,
         )
         if len(tokens):
-            assert 0 <= tokens.min() <= tokens.max() < header.vocabulary, "a foreign token"
+            plain = tokens & TOKEN if header.examples else tokens
+            assert 0 <= plain.min() <= plain.max() < header.vocabulary, "a foreign token"
             with writing(self._path):
                 self._file.write(tokens.astype(_DTYPES[header.token_bytes]).data)
 
@@ -270,17 +289,20 @@ def _parse_header(path: Path, raw: bytes) -> ShardHeader:
         )
     if len(raw) < HEADER_BYTES:
         raise DataError(f"{path} is truncated within its header; prepare it again")
-    _, version, token_bytes, count, vocabulary, *rest = _HEADER.unpack(raw)
-    if version != _VERSION:
+    _, version, token_bytes, count, vocabulary, tokenizer, text_bytes, documents = _HEADER.unpack(
+        raw
+    )
+    if version not in (_VERSION, _EXAMPLES_VERSION):
         raise DataError(
-            f"{path} is a token shard of version {version}, this program reads version "
-            f"{_VERSION}: update ane-train or prepare it again"
+            f"{path} is a token shard of version {version}, this program reads versions "
+            f"{_VERSION} and {_EXAMPLES_VERSION}: update ane-train or prepare it again"
         )
-    if token_bytes not in _DTYPES:
+    examples = version == _EXAMPLES_VERSION
+    if token_bytes not in _DTYPES or (examples and token_bytes != 4):
         raise DataError(f"{path} is damaged: {token_bytes} bytes per token; prepare it again")
     if not 0 < vocabulary <= 1 << 8 * token_bytes:
         raise DataError(f"{path} is damaged: a vocabulary of {vocabulary}; prepare it again")
-    return ShardHeader(token_bytes, count, vocabulary, *rest)
+    return ShardHeader(token_bytes, count, vocabulary, tokenizer, text_bytes, documents, examples)
 
 
 def _check_headerless(path: Path, start: bytes, size: int, dtype: np.dtype[Any]) -> None:
