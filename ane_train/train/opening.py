@@ -64,7 +64,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
         session.memory_available = memory_available
-        warnings = [] if going_on else _refusals(step, engine)
+        warnings = [] if going_on else [*data.warnings, *_refusals(step, engine)]
         warnings += _begin(session, checkpoint)
         if going_on is None:
             run.write_config(to_toml(config))

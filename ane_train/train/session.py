@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -117,17 +117,17 @@ class Session:
         """One optimizer step: `accum` micro-batches and the update."""
         start = time.perf_counter()
         config, progress = self.parts.config, self.progress
-        losses = []
-        for index in range(config.accum):
-            with self.step.timings.measure("data"):
-                inputs, targets = self.batch(progress.step * config.accum + index)
-            losses.append(self.step.micro_batch(inputs, targets, progress.loss_scale.value))
+        with self.step.timings.measure("data"):
+            first = progress.step * config.accum
+            batches = [self.batch(index) for index in range(first, first + config.accum)]
+        scale, counted = progress.loss_scale.value, _mean_counted(batches)
+        losses = [self.step.micro_batch(*found, scale, counted) for found in batches]
         rate = self.schedule.rate(progress.step + 1)
         update = self.step.update(
             self.optimizer,
             rate,
             progress.updates + 1,
-            1 / (progress.loss_scale.value * config.accum),
+            1 / (scale * config.accum),
         )
         tokens = config.accum * config.batch_size * self.sequence
         seconds = time.perf_counter() - start
@@ -159,10 +159,11 @@ class Session:
         start = time.perf_counter()
         config, data, progress = self.parts.config, self.parts.data, self.progress
         batches = validation_batches(data.valid, self.sequence, config.batch_size)
-        losses = [
-            self.step.evaluate(*self._compacted(found))
-            for found in itertools.islice(batches, config.eval_batches)
+        chosen = [
+            self._compacted(found) for found in itertools.islice(batches, config.eval_batches)
         ]
+        counted = _mean_counted(chosen)
+        losses = [self.step.evaluate(*found, counted) for found in chosen]
         self.step.timings.take()
         loss = sum(losses) / len(losses)
         bits = None if not data.bytes_per_token else loss / math.log(2) / data.bytes_per_token
@@ -234,3 +235,8 @@ class Session:
     def close(self) -> None:
         """Ends threads, frees the engine, unlocks the run's folder."""
         self.resources.close()
+
+
+def _mean_counted(batches: Sequence[Batch]) -> float:
+    """Number of targets that count in a batch, on average."""
+    return sum(int((targets >= 0).sum()) for _, targets in batches) / len(batches)

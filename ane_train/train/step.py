@@ -103,17 +103,32 @@ class TrainingStep:
         """Logits [S, V] of one sequence, whole in memory: for tests and short texts."""
         return self.head.logits(self.activations(tokens), self.weights)
 
-    def evaluate(self, inputs: Tokens, targets: Tokens) -> float:
-        """Mean loss in nats of inputs [B, S] against targets [B, S]; nothing is trained."""
+    def evaluate(self, inputs: Tokens, targets: Tokens, counted: float | None = None) -> float:
+        """Mean loss in nats of inputs [B, S] against targets [B, S]; nothing is trained.
+
+        The sum is divided by `counted`, the number of targets that count unless given.
+        """
         losses = [
             self.head.loss(self.activations(sequence), target, self.weights)
             for sequence, target in zip(inputs, targets, strict=True)
         ]
-        return sum(loss.total for loss in losses) / max(1, sum(loss.count for loss in losses))
+        counted = counted or max(1, sum(loss.count for loss in losses))
+        return sum(loss.total for loss in losses) / counted
 
-    def micro_batch(self, inputs: Tokens, targets: Tokens, loss_scale: float = 1.0) -> float:
-        """Mean loss of inputs [B, S]; adds the gradients of loss_scale times it."""
-        counted = max(1, int((targets >= 0).sum()))
+    def micro_batch(
+        self,
+        inputs: Tokens,
+        targets: Tokens,
+        loss_scale: float = 1.0,
+        counted: float | None = None,
+    ) -> float:
+        """Mean loss of inputs [B, S]; adds the gradients of loss_scale times it.
+
+        The sum is divided by `counted`, the number of targets that count unless given: with that
+        of all micro-batches of a step divided by how many they are, the mean over them is that
+        of one big batch, however the targets are distributed among them.
+        """
+        counted = counted or max(1, int((targets >= 0).sum()))
         total = 0.0
         for sequence, target in zip(inputs, targets, strict=True):
             x = self.activations(sequence)
