@@ -63,7 +63,8 @@ class RunConfig:
     )
     data: FilePath | None = _what(
         None,
-        "text, .jsonl, token shard or .bin of uint16; default: the built-in corpus",
+        "text, .jsonl (text, prompt and completion, or messages), token shard or .bin of uint16; "
+        "default: the built-in corpus",
         aliases=("dataset", "data-dir"),
     )
     tokenizer: FilePath | None = _what(None, "tokenizer.json; default: the built-in one")
@@ -82,6 +83,10 @@ class RunConfig:
     )
     compact_vocab: bool = _what(
         False, "drop the rows of tokens that the data never uses (faster; other tokens are lost)"
+    )
+
+    freeze: Names = _what(
+        (), "parameters that stay as they are: names or patterns, such as embedding,layers.[0-3].*"
     )
 
     steps: int = _length(

@@ -118,7 +118,7 @@ def _property(field: Field) -> dict[str, Any]:
     setting, kind = setting_of(field), kind_of(field)
     result: dict[str, Any] = {"description": setting.help, "type": _JSON_TYPES[kind]}
     if kind == "Names":
-        result["items"] = {"enum": list(setting.choices)}
+        result["items"] = {"enum": list(setting.choices)} if setting.choices else {"type": "string"}
     elif setting.choices:
         result["enum"] = list(setting.choices)
     if kind == "LossScale":

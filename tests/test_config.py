@@ -28,6 +28,7 @@ from ane_train.errors import ConfigError
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
 NUMBERS = {"float": float, "Duration": float, "LossScale": float, "int": int, "ByteSize": int}
+NAMES = st.from_regex(r"[a-z0-9.*?_\[\]-]+", fullmatch=True)
 
 
 def values_of(field):
@@ -35,7 +36,8 @@ def values_of(field):
     if kind == "bool":
         values = st.booleans()
     elif kind == "Names":
-        values = st.lists(st.sampled_from(setting.choices), unique=True).map(tuple)
+        names = st.sampled_from(setting.choices) if setting.choices else NAMES
+        values = st.lists(names, unique=True).map(tuple)
     elif setting.choices:
         values = st.sampled_from(setting.choices)
     elif kind in NUMBERS:
@@ -356,7 +358,7 @@ def test_the_schema_allows_what_is_written(config):
         assert any(isinstance(value, types[each]) for each in named), name
         assert value in allowed.get("enum", [value])
         for each in value if isinstance(value, list) else []:
-            assert each in allowed["items"]["enum"]
+            assert each in allowed["items"].get("enum", [each])
         if not isinstance(value, str | list):
             assert allowed.get("minimum", -math.inf) <= value <= allowed.get("maximum", math.inf)
 

@@ -64,6 +64,7 @@ class RunStarted:
     seed: int
     resumed: bool
     flops_per_token: float  # forward and backward
+    trained: int | None = None  # of the parameters; None: all
     repeats: bool = False  # evaluates and saves after first_step, as the killed process may have
 
 

@@ -148,11 +148,17 @@ class Meter:
         return self._seconds / self._speed_weight if self._speed_weight else 0.0
 
 
+def _trained(event: RunStarted) -> str:
+    if event.trained in (None, event.parameters):
+        return ""
+    return f", {count(event.trained or 0)} of them trained"
+
+
 def start_rows(event: RunStarted) -> list[Row]:
     """What is said when a run starts, as (label, text)."""
     per_step = event.batch_size * event.accum * event.sequence
     rows = [
-        ("model", f"{event.model}, {count(event.parameters)} parameters"),
+        ("model", f"{event.model}, {count(event.parameters)} parameters{_trained(event)}"),
         ("engine", f"{event.engine} ({event.engine_reason})"),
         ("numerics", f"{event.numerics}, BLAS {event.blas or 'none'}, threads {event.threads}"),
         (

@@ -5,10 +5,13 @@ Shapes are those of Hugging Face's checkpoints: a matrix is [out, in].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from math import prod
 
+from ane_train.errors import ConfigError
 from ane_train.model.spec import ModelSpec
 
 EMBEDDING_STD = 0.02
@@ -74,6 +77,27 @@ def _layer(spec: ModelSpec, layer: int, output_scale: float) -> Iterator[Paramet
     ]
     for name, shape, hf, std in rows:
         yield Parameter(f"layers.{layer}.{name}", shape, f"model.layers.{layer}.{hf}.weight", std)
+
+
+def matching(table: Sequence[Parameter], patterns: Iterable[str]) -> frozenset[str]:
+    """Names of the parameters that any of the patterns fits, by our name or Hugging Face's.
+
+    Patterns are those of a shell (* ? [...]). ConfigError for one that fits none, with names that
+    are near to it.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        names = {
+            parameter.name
+            for parameter in table
+            if fnmatchcase(parameter.name, pattern) or fnmatchcase(parameter.hf_name, pattern)
+        }
+        if not names:
+            known = [name for parameter in table for name in (parameter.name, parameter.hf_name)]
+            near = get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3]
+            raise ConfigError(f"no parameter is named {pattern}; there is {', '.join(near)}")
+        found |= names
+    return frozenset(found)
 
 
 def count(spec: ModelSpec) -> int:

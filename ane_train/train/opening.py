@@ -13,9 +13,10 @@ from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
 from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, open_engine
-from ane_train.errors import CheckpointError, EngineError, MemoryLimitError
+from ane_train.errors import CheckpointError, ConfigError, EngineError, MemoryLimitError
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
+from ane_train.model.parameters import matching, parameters
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import CheckpointStore
@@ -39,6 +40,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     data, compaction = _data(config, spec)
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
+    frozen = _frozen(config, spec)
     resumed = _resumed(config, going_on)
     with ExitStack() as stack:
         checkpoint = None
@@ -58,6 +60,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
             pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
         )
         stack.callback(step.close)
+        step.frozen = frozen
         if resumed is None:
             folder = create(spec.name, out=Path(config.out) if config.out else None)
             run, store = _claim(stack, folder, config)
@@ -103,6 +106,15 @@ def _located(config: RunConfig) -> RunConfig:
 def _alpha(config: RunConfig, spec: ModelSpec) -> float:
     """The factor of each block's output; DeepNet's (Wang et al. 2022, arXiv 2203.00555), or 1."""
     return (2 * spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
+
+
+def _frozen(config: RunConfig, spec: ModelSpec) -> frozenset[str]:
+    """Names of the parameters that --freeze means; ConfigError if none is left to train."""
+    table = parameters(spec)
+    frozen = matching(table, config.freeze)
+    if len(frozen) == len(table):
+        raise ConfigError("--freeze leaves nothing to train: give fewer patterns")
+    return frozen
 
 
 def _sequence(config: RunConfig) -> int:

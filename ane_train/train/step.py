@@ -2,7 +2,7 @@
 
 Owns the weights, gradients and moments. Gradients are those of loss_scale * mean loss of each
 micro-batch, summed over micro-batches; the update undoes scale and count. When it meets a value
-that is not finite it changes nothing and names the tensor.
+that is not finite it changes nothing and names the tensor. Frozen weights and moments never move.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class TrainingStep:
         self.spec, self.engine, self.sequence = spec, engine, sequence
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
         self.table: tuple[Parameter, ...] = parameters(spec, output_scale)
+        self.frozen: frozenset[str] = frozenset()
         self.weights, self.gradients = Arena(self.table), Arena(self.table)
         self.first_moment, self.second_moment = Arena(self.table), Arena(self.table)
         self.timings = Timings()
@@ -79,6 +80,10 @@ class TrainingStep:
             for layer in range(spec.layers)
             for kind in KINDS
         ]
+
+    def is_trained(self, parameter: Parameter) -> bool:
+        """Whether updates move it, and its gradient counts for clipping: it is not frozen."""
+        return parameter.name not in self.frozen
 
     def initialize(self, seed: int) -> None:
         """Fresh weights, in the programs."""
@@ -163,7 +168,7 @@ class TrainingStep:
 
     def _gradient_norm(self, gradient_scale: float) -> tuple[float, str | None]:
         squares = 0.0
-        for parameter in self.table:
+        for parameter in filter(self.is_trained, self.table):
             gradient = self.gradients[parameter.name].reshape(-1)
             square = arithmetic.sum_squares(self.engine.context, gradient)
             if not isfinite(square):
@@ -177,7 +182,7 @@ class TrainingStep:
         """Updates layer by layer; each is refreshed as soon as it is done."""
         for layer, parameters_ in groupby(self.table, lambda parameter: parameter.layer):
             with self.timings.measure("optimizer"):
-                for parameter in parameters_:
+                for parameter in filter(self.is_trained, parameters_):
                     arithmetic.adamw(
                         self.engine.context,
                         *(arena[parameter.name].reshape(-1) for arena in self._arenas()),
