@@ -6,14 +6,17 @@ Invariant: each file appears under its name only when all shards are complete an
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from ane_train.data import tinystories
+from ane_train.data.download import fetch
 from ane_train.data.encoding import Encoding
 from ane_train.data.files import find_inputs, total_size, writing
-from ane_train.data.text import PIECE_BYTES, Progress
+from ane_train.data.text import PIECE_BYTES, Encoded, Progress
 from ane_train.data.tokenizer import Tokenizer, built_in_tokenizer, load_tokenizer
 from ane_train.data.tokens import ShardHeader, ShardWriter
 from ane_train.errors import ConfigError, DataError
@@ -21,6 +24,8 @@ from ane_train.errors import ConfigError, DataError
 TRAIN, VALID, TOKENIZER = "train.tokens", "valid.tokens", "tokenizer.json"
 
 _SMALLEST_PIECE = 1 << 12
+
+_Part: TypeAlias = tuple[bool, Encoded]  # whether it is for validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,36 @@ def prepare(
     known = load_tokenizer(tokenizer) if tokenizer else built_in_tokenizer()
     encoding = Encoding.of(plan.files, known)
     _check_output(output, force)
-    prepared = _write(plan, encoding, output, progress)
+    splits = plan.train_bytes < plan.total_bytes
+    prepared = _write(_encode(plan, encoding, progress), encoding, output, splits)
     if prepared.valid is None:
         with writing(output / VALID):
             (output / VALID).unlink(missing_ok=True)
     return prepared
+
+
+def prepare_tinystories(
+    archive: Path | None,
+    tokenizer: Path | None,
+    output: Path,
+    *,
+    downloads: Path,
+    force: bool = False,
+    progress: Mapping[str, Progress] | None = None,
+) -> Prepared:
+    """Encode the TinyStories archive; None fetches it into `downloads` first, where it stays.
+
+    `progress` has those of "fetching" and "encoding". Raises what `prepare`, `fetch` and
+    `encode_stories` do.
+    """
+    known = load_tokenizer(tokenizer) if tokenizer else built_in_tokenizer()
+    _check_output(output, force)
+    progress = progress or {}
+    if archive is None:
+        archive = downloads / tinystories.ARCHIVE_NAME
+        fetch(tinystories.ARCHIVE, archive, progress.get("fetching"))
+    parts = tinystories.encode_stories(archive, known, progress.get("encoding"))
+    return _write(parts, Encoding(known, examples=False, template=None), output, splits=True)
 
 
 def _plan(inputs: Sequence[Path], valid_fraction: float) -> _Plan:
@@ -104,14 +134,15 @@ def _check_output(output: Path, force: bool) -> None:
         raise DataError(f"{output} holds {names[0]} already: choose another folder, or --force")
 
 
-def _write(plan: _Plan, encoding: Encoding, output: Path, progress: Progress | None) -> Prepared:
+def _write(parts: Iterable[_Part], encoding: Encoding, output: Path, splits: bool) -> Prepared:
+    """Write the parts for training and, if it `splits`, those for validation."""
     tokenizer = encoding.tokenizer
     with ExitStack() as stack:
         train = stack.enter_context(_writer(output / TRAIN, encoding))
-        valid = None
-        if plan.train_bytes < plan.total_bytes:
-            valid = stack.enter_context(_writer(output / VALID, encoding))
-        _encode(plan, encoding, (train, valid or train), progress)
+        valid = stack.enter_context(_writer(output / VALID, encoding)) if splits else None
+        for is_valid, encoded in parts:
+            writer = valid if valid and is_valid else train
+            writer.append(encoded.tokens, encoded.text_bytes, int(encoded.ends_document))
         if valid and not (train.header.count and valid.header.count):
             raise DataError("there is too little text to hold some out for validation")
         for writer in (train, valid or train):
@@ -125,16 +156,10 @@ def _writer(path: Path, encoding: Encoding) -> ShardWriter:
     return ShardWriter(path, known.vocabulary, known.sha256, examples=encoding.examples)
 
 
-def _encode(
-    plan: _Plan,
-    encoding: Encoding,
-    writers: tuple[ShardWriter, ShardWriter],
-    progress: Progress | None,
-) -> None:
+def _encode(plan: _Plan, encoding: Encoding, progress: Progress | None) -> Iterator[_Part]:
     done = 0
     for encoded in encoding.encode(plan.files, plan.piece_bytes):
-        writer = writers[0] if done < plan.train_bytes else writers[1]
-        writer.append(encoded.tokens, encoded.text_bytes, int(encoded.ends_document))
+        yield done >= plan.train_bytes, encoded
         done += encoded.source_bytes
         if progress:
             progress(done, plan.total_bytes)

@@ -72,9 +72,9 @@ def encode_files(
             batch.append(piece)
             waiting += piece.text_bytes
             if waiting >= BATCH_BYTES:
-                yield from _encode(batch, tokenizer)
+                yield from encode_pieces(batch, tokenizer)
                 batch, waiting = [], 0
-    yield from _encode(batch, tokenizer)
+    yield from encode_pieces(batch, tokenizer)
 
 
 def read_pieces(path: Path, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -154,7 +154,8 @@ def _place_to_cut(raw: bytes) -> int:
     return 0 if len(raw) < _TWO_CHARACTERS else len(raw)
 
 
-def _encode(batch: list[Piece], tokenizer: Tokenizer) -> Iterator[Encoded]:
+def encode_pieces(batch: list[Piece], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Encode pieces at once, sharing them out among threads."""
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     arrays = tokenizer.encode_batch([piece.text for piece in batch])
     for piece, tokens in zip(batch, arrays, strict=True):
