@@ -169,6 +169,8 @@ def test_a_template_may_be_one_of_several_and_names_the_special_tokens(folder: P
         ("{{ messages.append(1) }}", "line 1: .* refuses it"),
         ("{{ ''.__class__.__mro__ }}", "line 1: .* refuses it"),
         ("{% for i in range(999999) %}{% endfor %}", "line 1: .* refuses it"),
+        ("{% set ns = namespace() %}{% set ns._x = 1 %}", "line 1: .* refuses it: .*private"),
+        ("{% set ns = namespace(__html__=1) %}", "line 1: .* refuses it: .*private"),
         ("{{ 1 / 0 }}", "line 1: .* refuses it: division by zero"),
         ("{{ messages | length }}", r"line 1: what message 2 says cannot be told .*generation"),
         ("{{ 5 }}{# {% generation %} #}", r"line 1: .* encloses nothing"),
@@ -179,6 +181,21 @@ def test_templates_that_do_not_serve_are_one_line_errors(folder, source, message
     with pytest.raises(DataError, match=message) as caught:
         encoded(folder, load_chat_template(path), [USER, ASSISTANT])
     assert "\n" not in str(caught.value)
+
+
+def test_json_in_a_template_is_that_of_hugging_face(folder: Path) -> None:
+    source = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}"
+        "{% if loop.last %}{% break %}{% endif %}"
+        "{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}\n"
+        "{{ messages | tojson(indent=2) }}{{ messages[0] | tojson(separators=(',', ':')) }}"
+        "{{ dict(a='<é>') | tojson(ensure_ascii=true, sort_keys=true) }}{{ tools }}{{ pad_token }}"
+    )
+    path = write_template(folder, source)
+    peer = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=source)
+    messages = [{"role": "user", "content": "<é> & 'so'"}, ASSISTANT]
+    expected = peer.apply_chat_template(messages, tokenize=False)
+    assert load_chat_template(path).render(messages, "here") == expected
 
 
 def test_a_date_is_that_of_today(folder: Path) -> None:

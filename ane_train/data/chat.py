@@ -134,8 +134,10 @@ def load_chat_template(tokenizer: Path) -> ChatTemplate:
 def _compile(path: Path, source: str) -> Any:
     from jinja2 import TemplateError
 
+    from ane_train.data.sandbox import sandbox
+
     try:
-        return _environment().from_string(source)
+        return sandbox(_OPEN, _CLOSE).from_string(source)
     except (TemplateError, RecursionError) as error:
         raise DataError(f"{path} has no usable chat template: {_reason(error)}") from None
 
@@ -190,51 +192,3 @@ def _unmark(marked: str, where: str) -> Passage:
     if not said:
         raise DataError(f"{where}: the chat template encloses nothing in {{% generation %}}")
     return Passage(text, tuple(said), ends_said=False)
-
-
-def _environment() -> Any:
-    """Jinja's sandbox with what Hugging Face's templates are written for."""
-    from datetime import datetime
-
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012 (as its base declares it)
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            mark = nodes.CallBlock(self.call_method("_mark"), [], [], body)
-            return mark.set_lineno(line)
-
-        def _mark(self, caller: Any) -> str:
-            return f"{_OPEN}{caller()}{_CLOSE}"
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
