@@ -27,7 +27,7 @@ _FRAMEWORKS = "/System/Library/Frameworks"
 SYSTEM = Library(
     "/usr/lib/libSystem.B.dylib",
     _names(
-        "dlopen dlerror free realloc posix_memalign bzero memcmp memcpy memset "
+        "dlopen dlerror free realloc posix_memalign bzero memcpy memset "
         "strchr strcmp strcspn strerror strlen strncmp strstr snprintf vsnprintf __snprintf_chk "
         "_DefaultRuneLocale __maskrune __error "
         "open close read write pwrite ftruncate flock lstat fstat stat mkdir rmdir unlink remove "
