@@ -143,7 +143,7 @@ def test_an_ane_that_computes_nothing_is_not_opened(toy: str) -> None:
 
 
 def test_the_ane_engine_needs_its_library(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no Apple Neural Engine here"):
+    with pytest.raises(EngineError, match="has no Apple Neural Engine"):
         open_engine(EngineOptions("ane"))
     with pytest.raises(EngineError, match="cannot open the driver"):
         open_engine(EngineOptions("ane", driver=str(tmp_path / "none.so")))

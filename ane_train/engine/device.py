@@ -49,7 +49,7 @@ def look(driver: str | None) -> Device:
     """Asks the driver library at `driver`, or the usual one. Never raises an EngineError."""
     path = driver or find_driver()
     if path is None and sys.platform != "darwin":
-        return Device(False, f"no Apple Neural Engine here ({platform.system()})")
+        return Device(False, f"{platform.system()} has no Apple Neural Engine")
     if path is None:
         return Device(False, "the library that drives the ANE is not in this installation")
     try:
