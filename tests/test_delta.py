@@ -1,4 +1,4 @@
-"""`--delta`, and programs that the ANE refuses or fails on while weights are constants."""
+"""`--delta`: new weights in compiled programs."""
 
 from __future__ import annotations
 
@@ -63,6 +63,16 @@ def test_a_limit_that_needs_restarts_needs_none_with_delta(software: Path, tmp_p
     assert "t_restart" not in end
 
 
+@pytest.mark.parametrize("extras", [(), ("--engine-extras",)])
+def test_delta_changes_no_bit_of_fp32(extras: tuple[str, ...], tmp_path: Path) -> None:
+    runs = []
+    for name, delta in (("anew", ()), ("delta", ("--delta",))):
+        settings = (*STATIC, "--steps", 3, "--numerics", "fp32", "--engine", "cpu")
+        (tmp_path / name).mkdir()
+        runs.append(trained(tmp_path / name, *settings, *extras, *delta))
+    assert_same(*runs)
+
+
 def test_delta_needs_constants(tmp_path: Path) -> None:
     result = ane_train(tmp_path, *TINY, "--delta")
     assert result.returncode == 2
@@ -118,32 +128,3 @@ def test_equal_weights_are_no_change(driver: Path, tools: Tools, report: Path) -
     assert check_delta(engine.context) == ""
     assert standin.report()["compiles"] == compiles + TESTED
     engine.close()
-
-
-@linux
-def test_a_refused_program_runs_in_software_and_is_named_once(
-    driver: Path, report: Path, software: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANE_STANDIN_FAIL", f"compile:1@{QUICK}")
-    run = trained(tmp_path, *TEN, "--engine", "ane", "--driver", driver)
-    assert_same(run, software)
-    (warning,) = metrics(run, "warning")
-    assert "the ANE refuses attention_forward, which runs on the software engine" in str(warning)
-    counted = json.loads(report.read_text())
-    assert counted["live"] == {}
-    assert counted["evaluations"] > 0
-
-
-@linux
-def test_a_failed_evaluation_ends_the_run_and_keeps_its_last_checkpoint(
-    driver: Path, report: Path, software: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANE_STANDIN_FAIL", "evaluate:1@60")
-    settings = (*TEN, "--engine", "ane", "--driver", driver, "--save-every", 2)
-    failed = ane_train(tmp_path, *settings)
-    assert failed.returncode == 8
-    assert "evaluate was made to fail" in failed.stderr.splitlines()[-1]
-    monkeypatch.delenv("ANE_STANDIN_FAIL")
-    assert 0 < len(losses(tmp_path / "run")) < 10
-    resumed = trained(tmp_path, "--resume", "run")
-    assert same_bits(arrays(resumed), arrays(software))

@@ -33,6 +33,7 @@ class Engine:
 
     refused: reasons, by `profile.digest` of the MIL text, why programs cannot run on this ANE, as
     measured before. fallbacks: those that were compiled for the software engine, by the same key.
+    accepted: the keys of those that the ANE's compiler took.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Engine:
     budget: Budget
     refused: Mapping[str, str] = field(default_factory=dict)
     fallbacks: dict[str, Fallback] = field(default_factory=dict)
+    accepted: set[str] = field(default_factory=set)
 
     @property
     def element_size(self) -> int:
@@ -57,32 +59,50 @@ class Engine:
     def compile_text(
         self, text: str, files: Mapping[str, bytes], name: str, donor: Program | None = None
     ) -> Program:
-        """Compiles what `print` and `weight_files` gave.
+        """Compiles what `print` and `weight_files` gave; from any thread.
 
-        One that the ANE's compiler refuses is compiled for the software engine, and noted. A
-        `donor` of the same text spares the compile.
+        A `donor` of the same text spares the compile. A program that the ANE's compiler refuses is
+        compiled for the software engine, and noted. EngineError if the compiler took it before:
+        then it is the compiler that gave out.
         """
+        if self.name != ANE:
+            return self.context.compile(text, files, donor=donor)
         key = digest(text)
         if key in self.refused:
             self.fallbacks[key] = Fallback(name, self.refused[key])
         if key not in self.fallbacks:
             try:
-                return self.context.compile(text, files, donor=donor)
+                compiled = self.context.compile(text, files, donor=donor)
+                self.accepted.add(key)
+                return compiled
             except NativeError as error:
-                if self.name != ANE or error.status != "compile":
-                    raise
+                self._require_refusal(error, key, name)
                 self.fallbacks[key] = Fallback(name, str(error))
         return self.context.compile(text, files, engine="software")
+
+    def _require_refusal(self, error: NativeError, key: str, name: str) -> None:
+        """Raises unless the error says that the program is none for this ANE."""
+        if error.status != "compile":
+            raise error
+        if key in self.accepted:
+            raise EngineError(
+                f"the ANE's compiler took {name} before and fails at compile "
+                f"{self.context.counts().compiled}: give a smaller --compile-limit ({error})"
+            ) from error
 
     def print(self, program: mil.Program, name: str | None = None) -> str:
         """The text of a program that the chip is not known to refuse; EngineError if it is."""
         if self.chip is not None:
             mil.require(program, self.chip, name)
-        return mil.print_program(program)
+        return mil.print_program(program, self._precision)
 
     def weight_files(self, program: mil.Program) -> dict[str, bytes]:
         """The program's constants as they are now, in the precision of the engine."""
-        return program.weight_files("fp32" if self.numerics == "fp32" else "fp16")
+        return program.weight_files(self._precision)
+
+    @property
+    def _precision(self) -> str:
+        return "fp32" if self.numerics == "fp32" else "fp16"
 
     def close(self) -> None:
         """Frees the engine and its threads."""
