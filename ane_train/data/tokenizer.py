@@ -88,12 +88,17 @@ def built_in_tokenizer() -> Tokenizer:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json, or that of a folder; DataError if it is missing or is no such."""
-    from tokenizers import Tokenizer as Core
-
     if os.path.isdir(path):
         path = path / "tokenizer.json"
     with reading(path) as file:
         raw = file.read()
+    return parse_tokenizer(path, raw)
+
+
+def parse_tokenizer(path: Path, raw: bytes) -> Tokenizer:
+    """Make a tokenizer of the bytes of a tokenizer.json; `path` is what errors call it."""
+    from tokenizers import Tokenizer as Core
+
     _require_json(path, raw)
     try:
         core = Core.from_buffer(raw)

@@ -42,6 +42,16 @@ class Parameter:
         """Weight decay acts on matrices, not on gains."""
         return len(self.shape) > 1
 
+    @property
+    def is_vocabulary(self) -> bool:
+        """Whether each row belongs to a token."""
+        return self.name in ("embedding", "classifier")
+
+    @property
+    def writes_residual(self) -> bool:
+        """Whether it is the last matrix of a block, whose output is added to the residual."""
+        return self.name.endswith((".output", ".down"))
+
 
 def parameters(spec: ModelSpec, output_scale: float = 1.0) -> tuple[Parameter, ...]:
     """The table, in the order of the forward pass.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from hashlib import sha256
 from importlib import resources
@@ -81,6 +82,29 @@ def parse_model(name: str, text: str, file: str) -> ModelSpec:
     for key, problem in _problems(table):
         raise ModelError(f"{file}{_line_of(key, text)}: {key}: {problem}")
     return ModelSpec(name=name, **table)
+
+
+def build_model(
+    name: str, table: dict[str, Any], file: str, names: Mapping[str, str] | None = None
+) -> ModelSpec:
+    """The model of values that come from another format.
+
+    ModelError names `file` and the key; `names` are that format's names of our keys.
+    """
+    for key, problem in _problems(table):
+        raise ModelError(f"{file}: {(names or {}).get(key, key)}: {problem}")
+    return ModelSpec(name=name, **table)
+
+
+def to_toml(spec: ModelSpec) -> str:
+    """The text of a model file; parse_model gives back `spec`."""
+    values = ((f.name, getattr(spec, f.name)) for f in fields(spec) if f.name != "name")
+    return "".join(f"{key} = {_literal(value)}\n" for key, value in values)
+
+
+def _literal(value: object) -> str:
+    """A TOML literal; JSON's are the same but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _line_of(key: str, text: str) -> str:

@@ -14,10 +14,13 @@ from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
 from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, open_engine
 from ane_train.errors import CheckpointError, ConfigError, EngineError, MemoryLimitError
+from ane_train.interop.companions import TOKENIZER, companions_of
+from ane_train.interop.run_source import residual_scale
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
 from ane_train.model.spec import ModelSpec, load_model
+from ane_train.model.spec import to_toml as to_model_file
 from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import CheckpointStore
 from ane_train.train.pipeline import PipelineOptions
@@ -35,13 +38,13 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     the error of whatever does not fit: model, data, memory, engine, folder, checkpoint. A new run's
     folder is made last, so that none is left of a run that never began.
     """
-    spec = load_model(config.model)
+    resumed = _resumed(config, going_on)
+    whole = spec = load_model(config.model)
     config = _located(complete(config, dim=spec.dim, sequence=spec.sequence))
-    data, compaction = _data(config, spec)
+    data, compaction = _data(config, spec, resumed)
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
     frozen = _frozen(config, spec)
-    resumed = _resumed(config, going_on)
     with ExitStack() as stack:
         checkpoint = None
         if resumed is not None:
@@ -56,13 +59,14 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
             spec,
             engine,
             _sequence(config),
-            residual_scale=_alpha(config, spec),
+            residual_scale=residual_scale(config, spec),
             pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
         )
         stack.callback(step.close)
         step.frozen = frozen
         if resumed is None:
             folder = create(spec.name, out=Path(config.out) if config.out else None)
+            _furnish(folder, whole, data)
             run, store = _claim(stack, folder, config)
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
@@ -79,6 +83,22 @@ def _resumed(config: RunConfig, going_on: Path | None) -> Resumed | None:
     if going_on is not None:
         return Resumed(RunFolder(going_on), None)
     return None if config.resume is None else find(config.resume)
+
+
+def _furnish(run: RunFolder, spec: ModelSpec, data: DataSource) -> None:
+    """Gives the run its own copies of what it needs besides the data: model and tokenizer."""
+    run.write_model(to_model_file(spec))
+    if data.tokenizer is not None:
+        run.write_tokenizer(companions_of(data.tokenizer.path))
+
+
+def _tokenizer(config: RunConfig, resumed: Resumed | None) -> Path | None:
+    """The tokenizer that is asked for, or else the copy that a resumed run has of its own."""
+    given = Path(config.tokenizer) if config.tokenizer else None
+    if resumed is None or (given is not None and given.exists()):
+        return given
+    own = resumed.run.tokenizer / TOKENIZER
+    return own if own.is_file() else given
 
 
 def _claim(
@@ -101,11 +121,6 @@ def _located(config: RunConfig) -> RunConfig:
     ]
     paths = {name: getattr(config, name) for name in names}
     return replace(config, **{name: os.path.abspath(path) for name, path in paths.items() if path})
-
-
-def _alpha(config: RunConfig, spec: ModelSpec) -> float:
-    """The factor of each block's output; DeepNet's (Wang et al. 2022, arXiv 2203.00555), or 1."""
-    return (2 * spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
 
 
 def _frozen(config: RunConfig, spec: ModelSpec) -> frozenset[str]:
@@ -154,10 +169,12 @@ def _begin(session: Session, checkpoint: Path | None) -> list[str]:
     return warnings
 
 
-def _data(config: RunConfig, spec: ModelSpec) -> tuple[DataSource, Compaction | None]:
+def _data(
+    config: RunConfig, spec: ModelSpec, resumed: Resumed | None
+) -> tuple[DataSource, Compaction | None]:
     data = open_data(
         Path(config.data) if config.data else None,
-        tokenizer=Path(config.tokenizer) if config.tokenizer else None,
+        tokenizer=_tokenizer(config, resumed),
         vocabulary=spec.vocabulary,
         sequence=_sequence(config),
         valid_fraction=config.valid_fraction,

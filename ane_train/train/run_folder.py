@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,16 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
+    def model(self) -> Path:
+        """The model's file, as the run began; absent in runs of older versions."""
+        return self.path / "model.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """A folder with the tokenizer's files; absent where the data does not tell."""
+        return self.path / "tokenizer"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line: steps, evaluations and what else happened."""
         return self.path / "metrics.jsonl"
@@ -51,6 +61,19 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Writes or replaces the resolved configuration. DiskError."""
         self._replace(self.config, text)
+
+    def write_model(self, text: str) -> None:
+        """Writes the model's file. DiskError."""
+        self._replace(self.model, text)
+
+    def write_tokenizer(self, files: Mapping[str, bytes]) -> None:
+        """Writes the tokenizer's files, by name, into a folder of their own. DiskError."""
+        try:
+            self.tokenizer.mkdir(exist_ok=True)
+            for name, content in files.items():
+                durable.replace_file(self.tokenizer / name, content)
+        except OSError as error:
+            raise DiskError(f"cannot write {self.tokenizer}: {error.strerror}") from error
 
     def write_environment(self) -> None:
         """Writes env.json: what the run runs on, and nothing about whose it is. DiskError."""

@@ -40,7 +40,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class TensorEntry:
     """A tensor's line in the header; `begin` and `end` count from the end of the header."""
 
     dtype: str
@@ -68,7 +68,7 @@ def write_tensors(
 def check_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     """ValueError, saying what is wrong, unless the file has these names, shapes and dtypes."""
     with open(path, "rb") as file:
-        _check_entries(_read_header(file)[1], tensors)
+        _check_entries(read_header(file)[1], tensors)
 
 
 def read_tensors(path: Path, tensors: Mapping[str, Array]) -> FileRecord:
@@ -78,7 +78,7 @@ def read_tensors(path: Path, tensors: Mapping[str, Array]) -> FileRecord:
     be partly overwritten then. OSError if it cannot be read.
     """
     with open(path, "rb") as file:
-        header, entries = _read_header(file)
+        header, entries = read_header(file)
         _check_entries(entries, tensors)
         size, checksum = len(header), zlib.crc32(header)
         for name in sorted(entries, key=lambda name: (entries[name].begin, entries[name].end)):
@@ -104,8 +104,11 @@ def _encode_header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) ->
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_header(file: io.BufferedReader) -> tuple[bytes, dict[str, _Entry]]:
-    """The header's bytes, its length included, and its tensors, proved to fill the file exactly."""
+def read_header(file: io.BufferedReader) -> tuple[bytes, dict[str, TensorEntry]]:
+    """The header's bytes, its length included, and its tensors, proved to fill the file exactly.
+
+    ValueError, saying what is wrong, if it is no such file; OSError if it cannot be read.
+    """
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     file_size = os.fstat(file.fileno()).st_size
@@ -116,21 +119,21 @@ def _read_header(file: io.BufferedReader) -> tuple[bytes, dict[str, _Entry]]:
         fields = json.loads(text)
         fields.pop("__metadata__", None)
         entries = {name: _decode_entry(field) for name, field in fields.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("its header is damaged") from None
     _check_places(entries, file_size - 8 - length)
     return prefix + text, entries
 
 
-def _decode_entry(field: Mapping[str, Any]) -> _Entry:
+def _decode_entry(field: Mapping[str, Any]) -> TensorEntry:
     begin, end = field["data_offsets"]
     shape = tuple(field["shape"])
     if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
         raise ValueError
-    return _Entry(str(field["dtype"]), shape, begin, end)
+    return TensorEntry(str(field["dtype"]), shape, begin, end)
 
 
-def _check_places(entries: Mapping[str, _Entry], data_size: int) -> None:
+def _check_places(entries: Mapping[str, TensorEntry], data_size: int) -> None:
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != end:
@@ -142,7 +145,7 @@ def _check_places(entries: Mapping[str, _Entry], data_size: int) -> None:
         raise ValueError(f"it is damaged: {data_size - end} bytes too many")
 
 
-def _check_entries(entries: Mapping[str, _Entry], tensors: Mapping[str, Array]) -> None:
+def _check_entries(entries: Mapping[str, TensorEntry], tensors: Mapping[str, Array]) -> None:
     for missing in sorted(tensors.keys() - entries.keys()):
         raise ValueError(f"it has no tensor '{missing}', which the model has")
     for extra in sorted(entries.keys() - tensors.keys()):

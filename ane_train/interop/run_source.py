@@ -1,0 +1,132 @@
+"""A run, or one of its checkpoints, as a source of weights.
+
+A run may scale each block's output; here that factor is part of the weights that write to the
+residual, so that what is read is a plain model.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ane_train.config import RunConfig, resolve, run_layer
+from ane_train.config_text import read_file
+from ane_train.errors import CheckpointError, ModelError
+from ane_train.interop.companions import Companions, read_companions
+from ane_train.interop.tensors import Array, TensorFile, open_tensor_file, reading_weights
+from ane_train.model.parameters import Parameter, parameters
+from ane_train.model.spec import ModelSpec, load_model, parse_model
+from ane_train.train.checkpoint import CheckpointState, read_state, require_model
+from ane_train.train.checkpoint_store import newest
+from ane_train.train.run_folder import RunFolder, find
+
+_WEIGHTS = "weights.safetensors"
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class RunSource:
+    """A whole checkpoint. `residual_scale` is what each block's output was multiplied by."""
+
+    path: Path
+    spec: ModelSpec
+    companions: Companions
+    file: TensorFile
+    residual_scale: float
+    kept: tuple[int, ...] | None
+
+    def read(self, parameter: Parameter, out: Array) -> None:
+        """Fills `out`, fp32 and C-contiguous, of the parameter's shape. CheckpointError."""
+        self.file.read(parameter.name, out)
+        if parameter.writes_residual:
+            out *= np.float32(self.residual_scale)
+
+    def describe(self, parameter: Parameter) -> str:
+        """File and tensor, for messages."""
+        return f"{self.file.path}: tensor {parameter.name}"
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder, its checkpoints, one of these, or RUNS/last."""
+    if path.name == "last" and not path.exists() and path.parent.is_dir():
+        return True
+    places = (path, path.parent, path.resolve().parent.parent)
+    is_inside = path.name == "checkpoints" or (path / "state.json").is_file()
+    return RunFolder(path).config.is_file() or (
+        is_inside and any(RunFolder(place).config.is_file() for place in places)
+    )
+
+
+def open_run(path: Path) -> RunSource:
+    """The last checkpoint of a run, or the one that `path` is; its checksum is verified.
+
+    CheckpointError if there is none, it is damaged, or of another model than the run's.
+    """
+    youngest = path.name == "last" and not path.exists()
+    resumed = find("last", root=path.parent) if youngest else find(str(path))
+    run, checkpoint = resumed.run, resumed.checkpoint or newest(resumed.run.checkpoints)
+    if checkpoint is None:
+        raise CheckpointError(f"{run.path} has no checkpoint")
+    config = resolve([run_layer(str(run.config), read_file(run.config).values)])
+    state = read_state(checkpoint)
+    spec = model_of_run(run, config)
+    kept = state.values.get("vocabulary")
+    if kept is not None:
+        spec = replace(spec, vocabulary=len(kept))
+    require_model(state, checkpoint, spec.fingerprint)
+    return RunSource(
+        path=checkpoint,
+        spec=spec,
+        companions=read_companions(run.tokenizer),
+        file=_whole_file(checkpoint, state, spec),
+        residual_scale=residual_scale(config, spec),
+        kept=None if kept is None else tuple(kept),
+    )
+
+
+def model_of_run(run: RunFolder, config: RunConfig) -> ModelSpec:
+    """The model that a run trains: its own copy of the model's file, or the one of that name."""
+    if not run.model.is_file():
+        return load_model(config.model)
+    try:
+        text = run.model.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {run.model}: {error}") from None
+    return parse_model(config.model, text, str(run.model))
+
+
+def residual_scale(config: RunConfig, spec: ModelSpec) -> float:
+    """The factor of each block's output; DeepNet's (Wang et al. 2022, arXiv 2203.00555), or 1."""
+    return (2 * spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
+
+
+def _whole_file(checkpoint: Path, state: CheckpointState, spec: ModelSpec) -> TensorFile:
+    """The file of weights, proved to be the one that was written."""
+    path = checkpoint / _WEIGHTS
+    record = state.files.get("weights")
+    if record is None:
+        raise CheckpointError(f"{checkpoint} has no {_WEIGHTS}")
+    size = os.path.getsize(path) if path.is_file() else 0
+    if size != record.size:
+        raise CheckpointError(f"{path} is truncated or damaged: {size} bytes of {record.size}")
+    if _checksum(path) != record.checksum:
+        raise CheckpointError(f"{path} was altered since it was written: its checksum is another")
+    file = open_tensor_file(path)
+    for parameter in parameters(spec):
+        file.check(parameter.name, parameter.shape)
+    return file
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with reading_weights(path), open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

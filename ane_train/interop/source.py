@@ -1,0 +1,115 @@
+"""Where weights come from: one protocol, and one function that opens whatever the user names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ane_train.data.tokenizer import Tokenizer, parse_tokenizer
+from ane_train.errors import CheckpointError
+from ane_train.interop.companions import TOKENIZER, Companions
+from ane_train.interop.tensors import Array, is_finite
+from ane_train.model.arena import Arena
+from ane_train.model.parameters import Parameter
+from ane_train.model.spec import ModelSpec
+
+
+class WeightSource(Protocol):
+    """Weights of a plain model: rotate-half, no factor on the residual, names of our table.
+
+    What can be checked without reading the weights has been checked when a source is open.
+    """
+
+    @property
+    def path(self) -> Path:
+        """What was opened."""
+        ...
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture; `sequence` is the longest context."""
+        ...
+
+    @property
+    def companions(self) -> Companions:
+        """The tokenizer's files and the like, by name; empty where the source has none."""
+        ...
+
+    @property
+    def kept(self) -> tuple[int, ...] | None:
+        """The token of each row, where the vocabulary was compacted; None: rows are tokens."""
+        ...
+
+    def read(self, parameter: Parameter, out: Array) -> None:
+        """Fills `out`, fp32 and C-contiguous, of the parameter's shape. CheckpointError."""
+        ...
+
+    def describe(self, parameter: Parameter) -> str:
+        """File and tensor that hold a parameter, for messages."""
+        ...
+
+    def close(self) -> None:
+        """Frees what is held open."""
+        ...
+
+
+def open_source(name: str | Path) -> WeightSource:
+    """Opens a run, a checkpoint or a Hugging Face folder.
+
+    Raises ModelError for an architecture that we cannot train, CheckpointError for what is missing
+    or damaged. No weights are read yet.
+    """
+    path = Path(name)
+    try:
+        is_folder = os.path.isdir(path)
+        if not is_folder and path.name != "last":
+            os.stat(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    from ane_train.interop.run_source import is_run, open_run
+
+    if is_run(path):
+        return open_run(path)
+    if is_folder:
+        from ane_train.interop.hugging_face import open_hugging_face
+
+        return open_hugging_face(path)
+    raise CheckpointError(f"{path} is no run, checkpoint or model that this version reads")
+
+
+def load_weights(
+    source: WeightSource,
+    table: Sequence[Parameter],
+    weights: Arena,
+    kept: Sequence[int] | None = None,
+) -> None:
+    """Fills `weights` with every parameter of `table`, each read once.
+
+    With `kept`, tokens of the source, the rows of the vocabulary are those alone. CheckpointError,
+    naming file and tensor, if a value is not finite; the weights are not to be used then.
+    """
+    for parameter in table:
+        out = weights[parameter.name]
+        if kept is None or not parameter.is_vocabulary:
+            read_finite(source, parameter, out)
+        else:
+            whole = np.empty((source.spec.vocabulary, source.spec.dim), np.float32)
+            read_finite(source, parameter, whole)
+            np.take(whole, np.asarray(kept), axis=0, out=out)
+
+
+def read_finite(source: WeightSource, parameter: Parameter, out: Array) -> None:
+    """Reads a parameter; CheckpointError, naming file and tensor, if a value is not finite."""
+    source.read(parameter, out)
+    if not is_finite(out):
+        raise CheckpointError(f"{source.describe(parameter)} has values that are NaN or infinite")
+
+
+def tokenizer_of(source: WeightSource) -> Tokenizer | None:
+    """The tokenizer that came with the weights; None if there is none. DataError if it is bad."""
+    raw = source.companions.get(TOKENIZER)
+    return None if raw is None else parse_tokenizer(source.path / TOKENIZER, raw)
