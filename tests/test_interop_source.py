@@ -15,43 +15,17 @@ from hf_models import CONFIGURATIONS, save_model
 from peers import relative_error
 from runs import TINY, arrays, trained
 from safetensors.numpy import load_file, save_file
+from weights_in import loaded, our_logits, some_tokens, their_logits
 
-from ane_train.engine import EngineOptions, open_engine
 from ane_train.errors import AneTrainError, CheckpointError, ModelError
-from ane_train.interop.source import WeightSource, load_weights, open_source, tokenizer_of
-from ane_train.model.arena import Arena
+from ane_train.interop.source import open_source, tokenizer_of
 from ane_train.model.parameters import parameters
-from ane_train.train.step import TrainingStep
-
-
-def loaded(source: WeightSource) -> Arena:
-    table = parameters(source.spec)
-    weights = Arena(table)
-    load_weights(source, table, weights)
-    return weights
-
-
-def our_logits(source: WeightSource, tokens: np.ndarray) -> np.ndarray:
-    engine = open_engine(EngineOptions("cpu", "fp32"))
-    step = TrainingStep(source.spec, engine, tokens.size)
-    load_weights(source, step.table, step.weights)
-    step.refresh()
-    logits = step.logits(tokens)
-    step.close()
-    engine.close()
-    return logits
-
-
-def their_logits(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        logits = model.double()(input_ids=torch.from_numpy(tokens.astype(np.int64))[None]).logits
-    return logits[0].numpy()
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_logits_of_imported_weights_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     model = save_model(name, tmp_path)
-    tokens = np.random.default_rng(2).integers(0, 97, 24).astype(np.int32)
+    tokens = some_tokens()
     ours = our_logits(open_source(tmp_path), tokens)
     assert relative_error(ours, their_logits(model, tokens)) < 1e-4
 

@@ -5,10 +5,12 @@ They are carried as the bytes that they are, so that import and export do not ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from ane_train.data.tokenizer import parse_tokenizer
 from ane_train.errors import CheckpointError
 from ane_train.interop.tensors import reading_weights
 
@@ -47,3 +49,40 @@ def read_small(path: Path) -> bytes:
     if len(content) > _LARGEST:
         raise CheckpointError(f"{path} is larger than {_LARGEST >> 20} MiB, too large for its name")
     return content
+
+
+def completed(companions: Companions) -> Companions:
+    """With a minimal tokenizer_config.json and generation_config.json where they are missing.
+
+    Other programs need them beside a tokenizer.json to load it and to know where a text ends.
+    """
+    if TOKENIZER not in companions:
+        return companions
+    tokenizer = parse_tokenizer(Path(TOKENIZER), companions[TOKENIZER])
+    config: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    generation: dict[str, object] = {"do_sample": True}
+    if tokenizer.end_of_text is not None:
+        names = json.loads(companions[TOKENIZER]).get("added_tokens", [])
+        text = next((t["content"] for t in names if t["id"] == tokenizer.end_of_text), None)
+        config["eos_token"] = text
+        generation["eos_token_id"] = tokenizer.end_of_text
+    made = {TOKENIZER_CONFIG: config, GENERATION_CONFIG: generation}
+    return {name: encode_json(content) for name, content in made.items()} | dict(companions)
+
+
+def ends_of_text(companions: Companions) -> dict[str, object]:
+    """`bos_token_id` and the like, as generation_config.json has them."""
+    try:
+        content = json.loads(companions.get(GENERATION_CONFIG, b"{}"))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{GENERATION_CONFIG} is no valid JSON") from None
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: content[name] for name in names if name in content}
+
+
+def encode_json(content: Mapping[str, object]) -> bytes:
+    """An object as the bytes of a JSON file."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's layout as a source of weights: config.json and safetensors files."""
+"""Folders of Hugging Face's layout, read and written: config.json and safetensors files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,41 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ane_train.errors import CheckpointError, ModelError
-from ane_train.interop.companions import Companions, read_companions, read_small
-from ane_train.interop.hf_config import spec_of
-from ane_train.interop.tensors import CHUNK, Array, TensorFile, open_tensor_file
+from ane_train.interop.companions import (
+    Companions,
+    completed,
+    ends_of_text,
+    read_companions,
+    read_small,
+)
+from ane_train.interop.hf_config import config_of, spec_of
+from ane_train.interop.tensors import (
+    CHUNK,
+    DTYPES,
+    Array,
+    TensorFile,
+    converted,
+    open_tensor_file,
+)
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
+from ane_train.train import durable
+from ane_train.train.tensor_file import encode_header
+
+if TYPE_CHECKING:
+    from ane_train.interop.source import WeightSource
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_TORCH_NAMES = MappingProxyType({"f32": "float32", "f16": "float16", "bf16": "bfloat16"})
 _CLASSIFIER, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attn.masked_bias")
 
@@ -169,3 +189,22 @@ def _require_same(files: Mapping[str, TensorFile], first: str, second: str) -> N
                 f"{files[second].path}: tensor {second} differs from {first}, "
                 f"though {CONFIG} says tie_word_embeddings"
             )
+
+
+def write_hugging_face(
+    folder: Path, source: WeightSource, weights: Mapping[str, Array], dtype: str
+) -> None:
+    """Writes a model's folder of `dtype` f32, f16 or bf16. OSError, CheckpointError."""
+    companions = completed(source.companions)
+    config = config_of(source.spec, _TORCH_NAMES[dtype]) | ends_of_text(companions)
+    for name, content in companions.items():
+        durable.write_file(folder / name, content)
+    durable.write_file(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    kind = dtype.upper()
+    table = parameters(source.spec)
+    rows = [(p.hf_name, kind, p.shape, p.size * DTYPES[kind].itemsize) for p in table]
+    with open(folder / WEIGHTS, "xb") as file:
+        file.write(encode_header(rows, {"format": "pt"}))
+        for parameter in table:
+            for chunk in converted(weights[parameter.name], DTYPES[kind], parameter.hf_name):
+                file.write(chunk)

@@ -53,10 +53,13 @@ class RunSource:
         """Nothing is held open."""
 
 
+def is_youngest(path: Path) -> bool:
+    """Whether `path` is RUNS/last, which stands for the run there with the youngest checkpoint."""
+    return path.name == "last" and not os.path.lexists(path) and path.parent.is_dir()
+
+
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's folder, its checkpoints, one of these, or RUNS/last."""
-    if path.name == "last" and not path.exists() and path.parent.is_dir():
-        return True
+    """Whether a folder is a run's, its checkpoints, or one of these."""
     places = (path, path.parent, path.resolve().parent.parent)
     is_inside = path.name == "checkpoints" or (path / "state.json").is_file()
     return RunFolder(path).config.is_file() or (
@@ -69,8 +72,7 @@ def open_run(path: Path) -> RunSource:
 
     CheckpointError if there is none, it is damaged, or of another model than the run's.
     """
-    youngest = path.name == "last" and not path.exists()
-    resumed = find("last", root=path.parent) if youngest else find(str(path))
+    resumed = find("last", root=path.parent) if is_youngest(path) else find(str(path))
     run, checkpoint = resumed.run, resumed.checkpoint or newest(resumed.run.checkpoints)
     if checkpoint is None:
         raise CheckpointError(f"{run.path} has no checkpoint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,14 @@ import numpy as np
 from ane_train.data.tokenizer import Tokenizer, parse_tokenizer
 from ane_train.errors import CheckpointError
 from ane_train.interop.companions import TOKENIZER, Companions
-from ane_train.interop.tensors import Array, is_finite
+from ane_train.interop.gguf_file import open_gguf
+from ane_train.interop.hub import PREFIX, fetch
+from ane_train.interop.hugging_face import open_hugging_face
+from ane_train.interop.llama2c import open_llama2c
+from ane_train.interop.maderix import MAGIC as MADERIX
+from ane_train.interop.maderix import open_maderix
+from ane_train.interop.run_source import is_run, is_youngest, open_run
+from ane_train.interop.tensors import Array, is_finite, reading_weights
 from ane_train.model.arena import Arena
 from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
@@ -58,27 +66,43 @@ class WeightSource(Protocol):
 
 
 def open_source(name: str | Path) -> WeightSource:
-    """Opens a run, a checkpoint or a Hugging Face folder.
+    """Opens a run, a checkpoint, a Hugging Face folder, hf:owner/name or a file of another program.
 
-    Raises ModelError for an architecture that we cannot train, CheckpointError for what is missing
-    or damaged. No weights are read yet.
+    Files are told apart by their first bytes. Raises ModelError for an architecture that we cannot
+    train, CheckpointError for what is missing or damaged, ConfigError for a package that is
+    missing. No weights are read yet.
     """
+    if str(name).startswith(PREFIX):
+        return open_hugging_face(fetch(str(name)), str(name).rpartition("/")[2])
     path = Path(name)
+    if is_youngest(path):
+        return open_run(path)
     try:
-        is_folder = os.path.isdir(path)
-        if not is_folder and path.name != "last":
-            os.stat(path)
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    from ane_train.interop.run_source import is_run, open_run
+    if not is_folder:
+        return _open_file(path)
+    return open_run(path) if is_run(path) else open_hugging_face(path)
 
-    if is_run(path):
-        return open_run(path)
-    if is_folder:
-        from ane_train.interop.hugging_face import open_hugging_face
 
-        return open_hugging_face(path)
-    raise CheckpointError(f"{path} is no run, checkpoint or model that this version reads")
+def _open_file(path: Path) -> WeightSource:
+    with reading_weights(path), open(path, "rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path} is a pickle, which may run any code and is never opened; save the model as "
+            "safetensors"
+        )
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} does not say its architecture: give the folder that it is in"
+        )
+    if head == b"GGUF" or path.suffix == ".gguf":
+        return open_gguf(path)
+    if int.from_bytes(head, "little") == MADERIX:
+        return open_maderix(path)
+    return open_llama2c(path)
 
 
 def load_weights(

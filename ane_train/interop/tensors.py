@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ane_train.errors import CheckpointError
+from ane_train.errors import CheckpointError, ModelError
 from ane_train.train.tensor_file import TensorEntry, read_header
 
 Array = npt.NDArray[np.float32]
@@ -93,6 +93,21 @@ def read_array(path: Path, offset: int, dtype: np.dtype, out: Array) -> None:
                 raise CheckpointError(f"{path} is truncated")
             if chunk is not target:
                 target[:] = chunk
+
+
+def converted(array: Array, dtype: np.dtype, name: str) -> Iterator[memoryview]:
+    """The bytes of an array in another type, chunk by chunk.
+
+    ModelError, naming the tensor, if a value is too large for the type.
+    """
+    flat = array.reshape(-1)
+    for begin in range(0, flat.size, CHUNK):
+        part = flat[begin : begin + CHUNK]
+        with np.errstate(over="ignore"):
+            chunk = part.astype(dtype, copy=False)
+        if chunk is not part and not np.isfinite(chunk).all():
+            raise ModelError(f"tensor {name} has values that are too large for {dtype.name}")
+        yield chunk.view(np.uint8).data
 
 
 def is_finite(array: Array) -> bool:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -53,7 +53,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> FileRecord:
     """Writes C-contiguous arrays to a new file and waits until they are on the disk. OSError."""
-    header = _encode_header(tensors, metadata)
+    rows = [(name, _DTYPES[a.dtype.str], a.shape, a.nbytes) for name, a in tensors.items()]
+    header = encode_header(rows, metadata)
     size, checksum = len(header), zlib.crc32(header)
     with open(path, "xb", buffering=0) as file:
         _write_all(file, memoryview(header))
@@ -89,16 +90,22 @@ def read_tensors(path: Path, tensors: Mapping[str, Array]) -> FileRecord:
     return FileRecord(size, checksum)
 
 
-def _encode_header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+def encode_header(
+    rows: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]
+) -> bytes:
+    """The header, its length included, of arrays that follow each other.
+
+    A row has an array's name, type, shape and size in bytes.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    for name, array in tensors.items():
+    for name, dtype, shape, size in rows:
         header[name] = {
-            "dtype": _DTYPES[array.dtype.str],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
         }
-        offset += array.nbytes
+        offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
     return len(text).to_bytes(8, "little") + text
