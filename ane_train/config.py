@@ -33,7 +33,9 @@ ENVIRONMENT_PREFIX = "ANE_TRAIN_"
 NOT_SETTINGS = frozenset({"ANE_TRAIN_DEBUG"})  # variables of the program that no run depends on
 NEW_RUN_ONLY = ("scratch", "resume", "out", "stop_after")  # of one process: never taken from a run
 TRACKER_NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
+DEFAULT_MODEL = "tiny"
 WIDEST_LEARNING_RATE = 2e-3
+LONGEST_BY_DEFAULT = 256  # tokens of a sequence where weights with a long context are trained on
 
 
 def _setting(group: str, default: object, help_text: str, **traits: Any) -> Any:
@@ -57,9 +59,14 @@ class RunConfig:
     """Everything that a run depends on. None means: by the rule that the help text states."""
 
     model: str = _what(
-        "tiny",
+        DEFAULT_MODEL,
         "name of a model (`ane-train models` lists them) or path of a model file",
         aliases=("weights", "hf-path", "base-model"),
+    )
+    init: str | None = _what(
+        None,
+        "weights to start from, and their architecture: a run, a Hugging Face folder, "
+        "hf:owner/name, a .gguf, a .bin of llama2.c or maderix/ANE",
     )
     data: FilePath | None = _what(
         None,
@@ -67,7 +74,9 @@ class RunConfig:
         "default: the built-in corpus",
         aliases=("dataset", "data-dir"),
     )
-    tokenizer: FilePath | None = _what(None, "tokenizer.json; default: the built-in one")
+    tokenizer: FilePath | None = _what(
+        None, "tokenizer.json; default: that of --init, or the built-in one"
+    )
     token_dtype: TokenDtype | None = _what(
         None, "type of the tokens in a .bin file without a header", choices=get_args(TokenDtype)
     )
@@ -122,7 +131,7 @@ class RunConfig:
     )
     seq: int | None = _batch(
         None,
-        "tokens per sequence; default: the model's",
+        "tokens per sequence; default: the model's, of --init at most 256",
         above=0,
         aliases=("max-seq-length", "seq-len"),
     )
@@ -280,6 +289,10 @@ def contradiction(config: RunConfig) -> str | None:
     """What does not go together in `config` and what to do, in one line; None if all does."""
     if config.scratch and config.resume is not None:
         return "--scratch starts anew and --resume goes on: give one of them"
+    if config.scratch and config.init is not None:
+        return "--scratch starts from random weights and --init from given ones: give one of them"
+    if config.init is not None and config.model != DEFAULT_MODEL:
+        return "the architecture is that of --init: leave out --model"
     if config.out is not None and config.resume is not None:
         return "a resumed run goes on in its own folder: leave out --out"
     if config.min_lr is not None and config.lr is not None and config.min_lr > config.lr:
@@ -299,13 +312,16 @@ def contradiction(config: RunConfig) -> str | None:
 def complete(config: RunConfig, *, dim: int, sequence: int) -> RunConfig:
     """`config` with the rules of lr, min_lr, warmup, schedule, seq, residual_scale applied.
 
-    dim, sequence: D and S of the model's file. What `config` states is kept. The peak follows
-    the width as 1/sqrt(D), anchored at 3e-4 for D = 768. Raises ConfigError where the result
-    contradicts what is stated.
+    dim, sequence: D and S of the model's file, or D and the context of --init. What `config` states
+    is kept. The peak follows the width as 1/sqrt(D), anchored at 3e-4 for D = 768. Raises
+    ConfigError where the result contradicts what is stated.
     """
     lr = config.lr
     if lr is None:
         lr = float(f"{min(3e-4 * math.sqrt(768 / dim), WIDEST_LEARNING_RATE):.3g}")
+    if config.init is not None:
+        sequence = min(sequence, LONGEST_BY_DEFAULT)
+    scale = "deepnet" if config.init is None else "none"
     warmup = config.warmup
     if warmup is None:
         warmup = min(100, config.steps // 10) if config.steps else 100
@@ -317,7 +333,7 @@ def complete(config: RunConfig, *, dim: int, sequence: int) -> RunConfig:
             warmup=warmup,
             seq=config.seq or sequence,
             schedule=config.schedule if config.steps else "constant",
-            residual_scale="deepnet" if config.residual_scale == "auto" else config.residual_scale,
+            residual_scale=scale if config.residual_scale == "auto" else config.residual_scale,
         )
     )
 

@@ -56,8 +56,9 @@ def save_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     shard_size: str = "5GB",
+    vocabulary: int = 97,
 ) -> Any:
     """Saves a new model to `folder` and returns it."""
-    model = new_model(name).to(dtype)
+    model = new_model(name, vocabulary=vocabulary).to(dtype)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return model

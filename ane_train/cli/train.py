@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ane_train.cli.options import RunCommand, config_of, note_ignored, run_options
-from ane_train.errors import EngineError, ExitCode
+from ane_train.errors import ConfigError, EngineError, ExitCode
 
 if TYPE_CHECKING:
     from ane_train.config import RunConfig
@@ -100,7 +100,9 @@ def run_config(parameters: Mapping[str, Any]) -> RunConfig:
     """The configuration of the parameters, that of the run to be resumed below them."""
     config = config_of(parameters)
     if config.resume is None:
-        return config
+        return config if config.init is None else _started(parameters, config.init)
+    if config.init is not None:
+        raise ConfigError("--init starts a run and --resume goes on with one: give one of them")
     from ane_train.config import run_layer
     from ane_train.config_text import read_file
     from ane_train.train.run_folder import find
@@ -109,6 +111,14 @@ def run_config(parameters: Mapping[str, Any]) -> RunConfig:
     saved = read_file(found.run.config)
     config = config_of(parameters, run_layer(saved.source, saved.values))
     return dataclasses.replace(config, resume=str(found.checkpoint or found.run.path))
+
+
+def _started(parameters: Mapping[str, Any], init: str) -> RunConfig:
+    """The configuration of a new run, with what the weights say of their training below it."""
+    from ane_train.config import Layer
+    from ane_train.interop.maderix import settings_of
+
+    return config_of(parameters, Layer(init, settings_of(init)))
 
 
 def _listeners(config: RunConfig) -> Broadcast:

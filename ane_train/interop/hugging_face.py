@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -141,7 +141,11 @@ def _check(spec: ModelSpec, files: Mapping[str, TensorFile], folder: Path) -> No
     anything = next(iter(files.values()), None)
     if anything is None:
         raise CheckpointError(f"{folder} has no tensors")
-    _refuse_biases(files)
+    for tensor, file in files.items():
+        if tensor.endswith(".bias") and not tensor.endswith(_BUFFERS):
+            raise ModelError(
+                f"{file.path}: tensor {tensor} is a bias, which this version cannot train"
+            )
     _require_layers(spec, files, folder)
     table = parameters(spec)
     for parameter in table:
@@ -156,12 +160,6 @@ def _check(spec: ModelSpec, files: Mapping[str, TensorFile], folder: Path) -> No
         raise CheckpointError(
             f"{files[tensor].path} has a tensor {tensor}, which the model of {CONFIG} has not"
         )
-
-
-def _refuse_biases(names: Iterable[str]) -> None:
-    for name in names:
-        if name.endswith(".bias") and not name.endswith(_BUFFERS):
-            raise ModelError(f"tensor {name} is a bias, which this version cannot train")
 
 
 def _require_layers(spec: ModelSpec, files: Mapping[str, TensorFile], folder: Path) -> None:

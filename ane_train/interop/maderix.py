@@ -10,7 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,8 +39,8 @@ _WARMUP, _ACCUM, _LOWEST = 100, 10, 0.1  # its defaults, which its files do not 
 class MaderixSource:
     """A checked file; `offsets` has the places of a parameter's KINDS by our names.
 
-    `read` gives a plain model. `read_raw` gives what was trained, to be trained on with
-    `residual_scale`; `updates` is how often the optimizer has moved the weights.
+    What is read is a plain model, unless `raw` says otherwise. `updates` is how often the optimizer
+    has moved the weights.
     """
 
     path: Path
@@ -50,19 +50,20 @@ class MaderixSource:
     updates: int
     settings: Mapping[str, Any]
     companions: Companions
+    raw_kind: str | None = None
     kept: None = None
+
+    def raw(self, kind: str) -> MaderixSource:
+        """The same file as a source of one of KINDS as the trainer has it, residual unscaled."""
+        return replace(self, raw_kind=kind)
 
     def read(self, parameter: Parameter, out: Array) -> None:
         """Fills `out`, fp32 and C-contiguous, of the parameter's shape. CheckpointError."""
-        self.read_raw("weights", parameter, out)
-        if parameter.writes_residual:
-            out *= np.float32(self.residual_scale)
-
-    def read_raw(self, kind: str, parameter: Parameter, out: Array) -> None:
-        """Fills `out` with one of KINDS as the trainer holds it. CheckpointError."""
-        offset = self.offsets[parameter.name][KINDS.index(kind)]
+        offset = self.offsets[parameter.name][KINDS.index(self.raw_kind or KINDS[0])]
         read_array(self.path, offset, np.dtype("<f4"), out)
         pairs_to_halves(out, rotated_heads(parameter, self.spec))
+        if self.raw_kind is None and parameter.writes_residual:
+            out *= np.float32(self.residual_scale)
 
     def describe(self, parameter: Parameter) -> str:
         """File and tensor, for messages."""
@@ -105,6 +106,16 @@ def open_maderix(path: Path) -> MaderixSource:
         settings=_settings(step, total, updates, rate, spec.sequence),
         companions=NONE,
     )
+
+
+def settings_of(name: str) -> Mapping[str, Any]:
+    """The settings of a run that goes on from such a checkpoint; none for anything else."""
+    path = Path(name)
+    if not path.is_file():
+        return {}
+    with reading_weights(path), open(path, "rb") as file:
+        is_ours = int.from_bytes(file.read(4), "little") == MAGIC
+    return open_maderix(path).settings if is_ours else {}
 
 
 def _spec(path: Path, numbers: tuple[Any, ...]) -> ModelSpec:

@@ -22,7 +22,7 @@ from ane_train.train.tensor_file import TensorEntry, read_header
 
 Array = npt.NDArray[np.float32]
 
-CHUNK = 1 << 20  # elements
+CHUNK = 1 << 18  # elements
 DTYPES: Mapping[str, np.dtype] = MappingProxyType(
     {
         "F32": np.dtype("<f4"),

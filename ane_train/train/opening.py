@@ -12,10 +12,13 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
+from ane_train.data.tokenizer import Tokenizer
 from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, open_engine
 from ane_train.errors import CheckpointError, ConfigError, EngineError, MemoryLimitError
 from ane_train.interop.companions import TOKENIZER, companions_of
-from ane_train.interop.run_source import residual_scale
+from ane_train.interop.hub import PREFIX
+from ane_train.interop.run_source import model_of_run, residual_scale
+from ane_train.interop.source import WeightSource, open_source, tokenizer_of
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
@@ -28,6 +31,7 @@ from ane_train.train.restart import MARKER
 from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
+from ane_train.train.starting import require_start, start_from
 from ane_train.train.step import TrainingStep
 
 
@@ -39,9 +43,12 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     folder is made last, so that none is left of a run that never began.
     """
     resumed = _resumed(config, going_on)
-    whole = spec = load_model(config.model)
+    origin = open_source(config.init) if config.init and resumed is None else None
+    whole = spec = _model(config, resumed, origin)
     config = _located(complete(config, dim=spec.dim, sequence=spec.sequence))
-    data, compaction = _data(config, spec, resumed)
+    if origin is not None:
+        require_start(config, origin)
+    data, compaction = _data(config, spec, _tokenizer(config, resumed, origin))
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
     frozen = _frozen(config, spec)
@@ -66,13 +73,13 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
         step.frozen = frozen
         if resumed is None:
             folder = create(spec.name, out=Path(config.out) if config.out else None)
-            _furnish(folder, whole, data)
+            _furnish(folder, whole, data, origin)
             run, store = _claim(stack, folder, config)
         parts = Parts(config, spec, data, compaction, engine, run, store)
         session = Session(parts, step, _schedule(config))
         session.memory_available = memory_available
         warnings = [] if going_on else [*data.warnings, *_refusals(step, engine)]
-        warnings += _begin(session, checkpoint)
+        warnings += _begin(session, checkpoint, origin)
         if going_on is None:
             run.write_config(to_toml(config))
         session.resources = stack.pop_all()
@@ -85,16 +92,34 @@ def _resumed(config: RunConfig, going_on: Path | None) -> Resumed | None:
     return None if config.resume is None else find(config.resume)
 
 
-def _furnish(run: RunFolder, spec: ModelSpec, data: DataSource) -> None:
+def _model(config: RunConfig, resumed: Resumed | None, origin: WeightSource | None) -> ModelSpec:
+    if origin is not None:
+        return origin.spec
+    if resumed is not None and config.init is not None:
+        return model_of_run(resumed.run, config)
+    return load_model(config.model)
+
+
+def _furnish(
+    run: RunFolder, spec: ModelSpec, data: DataSource, origin: WeightSource | None
+) -> None:
     """Gives the run its own copies of what it needs besides the data: model and tokenizer."""
     run.write_model(to_model_file(spec))
-    if data.tokenizer is not None:
-        run.write_tokenizer(companions_of(data.tokenizer.path))
+    if data.tokenizer is None:
+        return
+    companions = {} if origin is None else origin.companions
+    if data.tokenizer.path.is_file():
+        companions = {**companions, **companions_of(data.tokenizer.path)}
+    run.write_tokenizer(companions)
 
 
-def _tokenizer(config: RunConfig, resumed: Resumed | None) -> Path | None:
-    """The tokenizer that is asked for, or else the copy that a resumed run has of its own."""
+def _tokenizer(
+    config: RunConfig, resumed: Resumed | None, origin: WeightSource | None
+) -> Path | Tokenizer | None:
+    """The one that is asked for, or that came with the weights, or a resumed run's own copy."""
     given = Path(config.tokenizer) if config.tokenizer else None
+    if origin is not None and given is None:
+        return tokenizer_of(origin)
     if resumed is None or (given is not None and given.exists()):
         return given
     own = resumed.run.tokenizer / TOKENIZER
@@ -118,6 +143,7 @@ def _located(config: RunConfig) -> RunConfig:
         "cache",
         "driver",
         *(["model"] if config.model.endswith(".toml") else []),
+        *(["init"] if config.init and not config.init.startswith(PREFIX) else []),
     ]
     paths = {name: getattr(config, name) for name in names}
     return replace(config, **{name: os.path.abspath(path) for name, path in paths.items() if path})
@@ -157,10 +183,12 @@ def _checkpoint(resumed: Resumed, store: CheckpointStore, spec: ModelSpec) -> Pa
     return checkpoint
 
 
-def _begin(session: Session, checkpoint: Path | None) -> list[str]:
-    config = session.parts.config
+def _begin(session: Session, checkpoint: Path | None, origin: WeightSource | None) -> list[str]:
     if checkpoint is None:
-        session.step.initialize(config.seed)
+        if origin is None:
+            session.step.initialize(session.parts.config.seed)
+        else:
+            start_from(session, origin)
         session.parts.store.require_space(session.tensors(), "the first checkpoint")
         warnings = []
     else:
@@ -170,11 +198,11 @@ def _begin(session: Session, checkpoint: Path | None) -> list[str]:
 
 
 def _data(
-    config: RunConfig, spec: ModelSpec, resumed: Resumed | None
+    config: RunConfig, spec: ModelSpec, tokenizer: Path | Tokenizer | None
 ) -> tuple[DataSource, Compaction | None]:
     data = open_data(
         Path(config.data) if config.data else None,
-        tokenizer=_tokenizer(config, resumed),
+        tokenizer=tokenizer,
         vocabulary=spec.vocabulary,
         sequence=_sequence(config),
         valid_fraction=config.valid_fraction,
