@@ -76,6 +76,8 @@ def reconciled(values):
     """The values without the contradictions that a random draw is full of."""
     if values["resume"] is not None:
         values |= {"scratch": False, "out": None}
+    if values["init"] is not None:
+        values |= {"scratch": False, "model": "tiny"}
     if None not in (values["lr"], values["min_lr"]):
         values["min_lr"], values["lr"] = sorted((values["min_lr"], values["lr"]))
     if values["steps"] and values["warmup"] is not None:

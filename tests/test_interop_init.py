@@ -214,7 +214,7 @@ BAD_CHECKPOINTS: dict[str, tuple[dict[str, int], str]] = {
     "another version": ({"version": 3}, "of version 3; this program reads version 4"),
     "grouped queries": ({"kv_heads": 2}, "its weights are of no model"),
     "more layers than there are": ({"layers": 3}, "its header asks for"),
-    "layers beyond reason": ({"layers": 1 << 23}, "8388608 layers do not fit"),
+    "layers beyond reason": ({"layers": 1 << 23}, "must be a whole number from 1 to 4096"),
     "no heads": ({"kv_heads": 0}, "its header makes no sense"),
     "more updates than steps": ({"updates": 31}, "makes no sense"),
 }

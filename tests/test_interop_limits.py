@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from runs import environment
 from safetensors.numpy import save_file
 from weights_in import loaded
 
+from ane_train.data.tokenizer import BUILT_IN_TOKENIZER
 from ane_train.errors import AneTrainError
 from ane_train.interop.export import export
 from ane_train.interop.source import open_source
@@ -63,10 +67,53 @@ def test_a_damaged_file_is_refused_in_one_line_or_read(
 def problem_of(path: Path) -> str:
     """What is said of a file, nothing if it is read; any other exception is a bug."""
     try:
-        loaded(open_source(opened(path)))
+        source = open_source(opened(path))
+        loaded(source)
     except AneTrainError as error:
         return str(error)
     return ""
+
+
+ODD = (None, True, 5, -1, 0, 0.5, 2**70, math.inf, math.nan, "x", [], [1], ["x"], {}, {"x": 1})
+
+
+def test_any_value_of_a_config_is_refused_in_one_line_or_read(files: dict[str, Path]) -> None:
+    path = files["hf"].with_name("config.json")
+    whole = path.read_text()
+    config = json.loads(whole)
+    keys = {*config, "rope_scaling", "rope_theta", "partial_rotary_factor", "layer_types"}
+    keys |= {"use_sliding_window", "sliding_window", "max_window_layers", "quantization_config"}
+    try:
+        for key, value in itertools.product(keys, ODD):
+            path.write_text(json.dumps(config | {key: value}))
+            problem = problem_of(files["hf"])
+            assert "\n" not in problem
+            assert not problem or "hf/" in problem, (key, value, problem)
+        inner = [{"rope_type": value, "rope_theta": value} for value in ODD]
+        for value in inner:
+            path.write_text(json.dumps(config | {"rope_parameters": value}))
+            problem_of(files["hf"])
+    finally:
+        path.write_text(whole)
+
+
+def test_any_value_of_a_gguf_is_refused_in_one_line_or_read(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ane_train.interop import gguf_file
+    from ane_train.interop.gguf_header import read_gguf_header
+
+    save_model("llama", tmp_path / "a", vocabulary=2048)
+    (tmp_path / "a" / "tokenizer.json").write_bytes(BUILT_IN_TOKENIZER.read_bytes())
+    export(open_source(tmp_path / "a"), tmp_path / "b", format_name="gguf")
+    header = read_gguf_header(tmp_path / "b" / "a.gguf")
+    keys = {*header.values, "llama.attention.sliding_window", "tokenizer.ggml.scores"}
+    for key, value in itertools.product(keys, ODD):
+        changed = replace(header, values={**header.values, key: value})
+        monkeypatch.setattr(gguf_file, "read_gguf_header", lambda _, changed=changed: changed)
+        problem = problem_of(header.path)
+        assert "\n" not in problem
+        assert not problem or "a.gguf" in problem, (key, value, problem)
 
 
 @pytest.mark.parametrize("format_name", ["hf", "gguf", "llama2c"])

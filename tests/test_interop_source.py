@@ -188,8 +188,12 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         rf"tensor {QUERY} has values that are NaN or infinite",
     ),
     "a config that counts other layers": (
+        config_change(num_hidden_layers=3, layer_types=None),
+        r"config\.json says 3 layers, the weights have 2",
+    ),
+    "a config of layers beyond reason": (
         config_change(num_hidden_layers=1 << 23, layer_types=None),
-        r"config\.json says 8388608 layers, the weights have 2",
+        r"config\.json: num_hidden_layers: must be a whole number from 1 to 4096",
     ),
     "a config of another width": (
         config_change(intermediate_size=1 << 23),

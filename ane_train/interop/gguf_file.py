@@ -6,7 +6,7 @@ The rows of query and key pair neighbours in files of llama, and halves in files
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +20,7 @@ from ane_train.interop.companions import Companions, completed
 from ane_train.interop.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from ane_train.interop.rotary_order import halves_to_pairs, pairs_to_halves, rotated_heads
 from ane_train.interop.tensors import CHUNK, DTYPES, Array, converted, reading_weights
-from ane_train.interop.vocabulary import Vocabulary, companions_from, vocabulary_of
+from ane_train.interop.vocabulary import TokenKind, Vocabulary, companions_from, vocabulary_of
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec, build_model
 
@@ -43,6 +43,7 @@ _KEYS = MappingProxyType(
 _ARCHITECTURES = MappingProxyType({"llama": False, "qwen3": True})  # whether q and k are normed
 _QUANTISED_ROW = 32  # weights in a block of q8_0
 _FILE_TYPES = MappingProxyType({"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32})
+_TOKENIZER = "tokenizer.ggml."
 _TOKENIZERS = MappingProxyType({"gpt2": "bpe", "llama": "spm"})
 
 
@@ -165,15 +166,14 @@ def _spec(header: GgufHeader) -> ModelSpec:
     if embedding is None:
         raise CheckpointError(f"{path} has no tensor token_embd.weight")
     table.setdefault("kv_heads", table.get("heads"))
-    if "head_size" not in table and table.get("heads"):
-        table["head_size"] = table.get("dim", 0) // table["heads"]
+    dim, heads = table.get("dim"), table.get("heads")
+    if "head_size" not in table and type(dim) is int and type(heads) is int and heads > 0:
+        table["head_size"] = dim // heads
     table |= {
         "vocabulary": embedding.shape[0],
         "qk_norm": _ARCHITECTURES[name],
         "tied_embeddings": "output.weight" not in header.tensors,
     }
-    if table.get("layers", 0) > len(header.tensors):
-        raise CheckpointError(f"{path} claims {table['layers']} layers, more than it has tensors")
     keys = {ours: f"{name}.{theirs}" for ours, theirs in _KEYS.items()}
     spec = build_model(path.stem, table, str(path), keys)
     rotated = values.get(f"{name}.rope.dimension_count", spec.head_size)
@@ -203,7 +203,7 @@ def _refuse(header: GgufHeader, name: str) -> None:
                 f"{header.path}: {name}.{key} asks for {what}, which this version cannot train"
             )
     for key in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
-        if isinstance(header.values.get(f"{name}.{key}"), list | tuple):
+        if isinstance(header.values.get(f"{name}.{key}"), tuple):
             raise ModelError(
                 f"{header.path}: {name}.{key} differs by layer, which this version cannot train"
             )
@@ -247,36 +247,42 @@ def _size_of(gguf: Any, kind: Any, width: int) -> int:
 
 
 def _companions(header: GgufHeader) -> Companions:
-    values = header.values
-    kind = _TOKENIZERS.get(str(values.get("tokenizer.ggml.model")))
-    tokens = values.get("tokenizer.ggml.tokens")
-    if kind is None or not isinstance(tokens, list):
+    kind = _TOKENIZERS.get(str(header.values.get("tokenizer.ggml.model")))
+    tokens = _list(header, "tokens", str)
+    if kind is None or not tokens:
         return {}
-    special = {
-        short: values[f"tokenizer.ggml.{long}_token_id"]
-        for short, long in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
-        if values.get(f"tokenizer.ggml.{long}_token_id", len(tokens)) < len(tokens)
-    }
-    merges = [merge.split(" ") for merge in values.get("tokenizer.ggml.merges", [])]
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    special = {key: header.values.get(_TOKENIZER + f"{n}_token_id") for key, n in names.items()}
+    merges = [merge.split(" ") for merge in _list(header, "merges", str) or ()]
     if any(len(merge) != 2 for merge in merges):
-        raise CheckpointError(f"{header.path}: tokenizer.ggml.merges has a line that is no pair")
+        raise CheckpointError(f"{header.path}: {_TOKENIZER}merges has a line that is no pair")
+    template = header.values.get("tokenizer.chat_template")
     vocabulary = Vocabulary(
         kind=kind,
         tokens=tokens,
-        scores=_as_long(values.get("tokenizer.ggml.scores"), tokens, 0.0),
-        kinds=_as_long(values.get("tokenizer.ggml.token_type"), tokens, 1),
+        scores=_list(header, "scores", float, len(tokens)) or [0.0] * len(tokens),
+        kinds=_list(header, "token_type", int, len(tokens)) or [TokenKind.NORMAL] * len(tokens),
         merges=[(left, right) for left, right in merges],
-        pre=str(values.get("tokenizer.ggml.pre", "default")),
-        special=special,
-        chat_template=values.get("tokenizer.chat_template"),
-        adds_bos=bool(values.get("tokenizer.ggml.add_bos_token", kind == "spm")),
-        adds_space=bool(values.get("tokenizer.ggml.add_space_prefix", True)),
+        pre=str(header.values.get(_TOKENIZER + "pre", "default")),
+        special={k: n for k, n in special.items() if type(n) is int and 0 <= n < len(tokens)},
+        chat_template=template if isinstance(template, str) else None,
+        adds_bos=bool(header.values.get(_TOKENIZER + "add_bos_token", kind == "spm")),
+        adds_space=bool(header.values.get(_TOKENIZER + "add_space_prefix", True)),
     )
     return companions_from(vocabulary)
 
 
-def _as_long(values: Sequence[Any] | None, tokens: Sequence[str], default: Any) -> Sequence[Any]:
-    return values if values is not None and len(values) == len(tokens) else [default] * len(tokens)
+def _list(header: GgufHeader, key: str, kind: type, length: int | None = None) -> Any:
+    """A list of the tokenizer's, None if it is absent. CheckpointError for anything else."""
+    values = header.values.get(_TOKENIZER + key)
+    if values is None:
+        return None
+    is_list = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
+    if is_list and length in (None, len(values)):
+        return values
+    raise CheckpointError(
+        f"{header.path}: {_TOKENIZER}{key} is not as long, or not of {kind.__name__}"
+    )
 
 
 def _add_facts(writer: Any, spec: ModelSpec, dtype: str) -> None:

@@ -123,7 +123,9 @@ def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
 
 def _unsupported_attention(config: Config) -> Iterator[tuple[str, str]]:
     kinds = config.get("layer_types") or []
-    others = [kind for kind in kinds if kind != "full_attention"]
+    others = [kinds]
+    if isinstance(kinds, list):
+        others = [kind for kind in kinds if kind != "full_attention"]
     if others:
         yield "layer_types", f"asks for {others[0]}"
     layers = config.get("num_hidden_layers")

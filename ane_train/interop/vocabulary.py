@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ane_train.data.tokenizer import parse_tokenizer
 from ane_train.errors import ModelError
 from ane_train.interop.companions import (
     GENERATION_CONFIG,
@@ -82,10 +84,11 @@ def vocabulary_of(companions: Companions, size: int) -> Vocabulary | None:
     """
     if TOKENIZER not in companions:
         return None
+    parse_tokenizer(Path(TOKENIZER), companions[TOKENIZER])  # DataError if it is none
     content = json.loads(companions[TOKENIZER])
     model = content["model"]
     if model.get("type") != "BPE":
-        raise ModelError(f"{TOKENIZER} is of type {model.get('type')}, not BPE: it stays behind")
+        raise ModelError(f"{TOKENIZER} is of type {model.get('type')}: only BPE can be converted")
     ids: dict[str, int] = dict(model["vocab"])
     added = {token["content"]: token for token in content.get("added_tokens", [])}
     ids |= {text: token["id"] for text, token in added.items()}

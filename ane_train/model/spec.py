@@ -16,6 +16,7 @@ from typing import Any
 from ane_train.errors import ModelError
 
 _LARGEST = 1 << 24
+_MOST_LAYERS = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def _problems(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _value_problems(key: str, kind: str, value: Any) -> Iterator[tuple[str, str]]:
-    if kind == "int" and (type(value) is not int or not 0 < value <= _LARGEST):
-        yield key, f"must be a whole number from 1 to {_LARGEST}, not {value!r}"
+    largest = _MOST_LAYERS if key == "layers" else _LARGEST
+    if kind == "int" and (type(value) is not int or not 0 < value <= largest):
+        yield key, f"must be a whole number from 1 to {largest}, not {value!r}"
     if kind == "float" and (type(value) not in (int, float) or not 0 < value < float("inf")):
         yield key, f"must be a number above 0, not {value!r}"
     if kind == "bool" and type(value) is not bool:
