@@ -280,7 +280,10 @@ def test_a_gguf_brings_its_tokenizer(model: Path, tmp_path: Path) -> None:
     first = ane_train(tmp_path, "export", model, "--format", "gguf", "--out", "out")
     assert first.returncode == 0, first.stderr
     file = tmp_path / "out" / "Small-Model.gguf"
-    run = trained(tmp_path, "--init", file, *SHORT, "--steps", "1", "--out", "run")
+    cache = tmp_path / "cache"
+    run = trained(
+        tmp_path, "--init", file, *SHORT, "--steps", "1", "--out", "run", "--cache", cache
+    )
     ours = tokenizer_of(open_source(run))
     assert ours is not None
     assert ours.decode(ours.encode("Call me Ishmael.")) == "Call me Ishmael."

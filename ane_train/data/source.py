@@ -76,7 +76,7 @@ class _Request:
 def open_data(
     path: Path | None,
     *,
-    tokenizer: Path | Tokenizer | None,
+    tokenizer: Path | None,
     vocabulary: int,
     sequence: int,
     valid_fraction: float = 0.05,
@@ -94,7 +94,7 @@ def open_data(
     if not 0 <= valid_fraction < 1:
         raise ConfigError(f"a validation fraction of {valid_fraction} is not within [0, 1)")
     request = _Request(vocabulary, sequence, valid_fraction, token_dtype, cache_dir, progress)
-    given = load_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
+    given = load_tokenizer(tokenizer) if tokenizer else None
     inputs = find_inputs(path or BUILT_IN_TEXT)
     if inputs.kind == "text":
         known = given or built_in_tokenizer()

@@ -12,13 +12,12 @@ from ane_train.config_text import to_toml
 from ane_train.data.batches import Compaction
 from ane_train.data.files import default_cache
 from ane_train.data.source import DataSource, open_data
-from ane_train.data.tokenizer import Tokenizer
 from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, open_engine
 from ane_train.errors import CheckpointError, ConfigError, EngineError, MemoryLimitError
 from ane_train.interop.companions import TOKENIZER, companions_of
 from ane_train.interop.hub import PREFIX
 from ane_train.interop.run_source import model_of_run, residual_scale
-from ane_train.interop.source import WeightSource, open_source, tokenizer_of
+from ane_train.interop.source import WeightSource, open_source
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
@@ -31,7 +30,7 @@ from ane_train.train.restart import MARKER
 from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
-from ane_train.train.starting import require_start, start_from
+from ane_train.train.starting import require_start, start_from, tokenizer_file
 from ane_train.train.step import TrainingStep
 
 
@@ -105,21 +104,18 @@ def _furnish(
 ) -> None:
     """Gives the run its own copies of what it needs besides the data: model and tokenizer."""
     run.write_model(to_model_file(spec))
-    if data.tokenizer is None:
-        return
-    companions = {} if origin is None else origin.companions
-    if data.tokenizer.path.is_file():
-        companions = {**companions, **companions_of(data.tokenizer.path)}
-    run.write_tokenizer(companions)
+    if data.tokenizer is not None:
+        given = {} if origin is None else origin.companions
+        run.write_tokenizer({**given, **companions_of(data.tokenizer.path)})
 
 
 def _tokenizer(
     config: RunConfig, resumed: Resumed | None, origin: WeightSource | None
-) -> Path | Tokenizer | None:
+) -> Path | None:
     """The one that is asked for, or that came with the weights, or a resumed run's own copy."""
     given = Path(config.tokenizer) if config.tokenizer else None
     if origin is not None and given is None:
-        return tokenizer_of(origin)
+        return tokenizer_file(origin, Path(config.cache) if config.cache else default_cache())
     if resumed is None or (given is not None and given.exists()):
         return given
     own = resumed.run.tokenizer / TOKENIZER
@@ -198,7 +194,7 @@ def _begin(session: Session, checkpoint: Path | None, origin: WeightSource | Non
 
 
 def _data(
-    config: RunConfig, spec: ModelSpec, tokenizer: Path | Tokenizer | None
+    config: RunConfig, spec: ModelSpec, tokenizer: Path | None
 ) -> tuple[DataSource, Compaction | None]:
     data = open_data(
         Path(config.data) if config.data else None,

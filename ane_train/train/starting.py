@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from ane_train.config import RunConfig
-from ane_train.data.files import find_inputs
+from ane_train.data.files import find_inputs, writing
 from ane_train.data.tokenizer import BUILT_IN_TEXT
 from ane_train.errors import ConfigError, DataError
 from ane_train.interop.companions import TOKENIZER
 from ane_train.interop.maderix import MaderixSource
 from ane_train.interop.source import WeightSource, load_weights
+from ane_train.train import durable
 from ane_train.train.session import Session
 
 
@@ -33,6 +35,23 @@ def require_start(config: RunConfig, origin: WeightSource) -> None:
             f"{config.init} comes without a tokenizer: give the model's tokenizer.json "
             "(--tokenizer), or data that is tokens already"
         )
+
+
+def tokenizer_file(origin: WeightSource, cache: Path) -> Path | None:
+    """The tokenizer.json that came with the weights, and its companions beside it; None if none.
+
+    Where the source is no folder they are written into one of the cache. DiskError.
+    """
+    content = origin.companions.get(TOKENIZER)
+    beside = origin.path / TOKENIZER
+    if content is None or beside.is_file():
+        return None if content is None else beside
+    folder = cache / f"tokenizer-{sha256(repr(origin.companions).encode()).hexdigest()[:32]}"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, companion in origin.companions.items():
+            durable.replace_file(folder / name, companion)
+    return folder / TOKENIZER
 
 
 def start_from(session: Session, origin: WeightSource) -> None:
