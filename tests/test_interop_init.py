@@ -241,7 +241,7 @@ def hub(
     stand_in.mkdir(parents=True)
     (stand_in / "__init__.py").write_text(
         "asked = []\n"
-        "def snapshot_download(name, allow_patterns):\n"
+        "def snapshot_download(name, allow_patterns, ignore_patterns):\n"
         "    asked.append((name, allow_patterns))\n"
         "    if name != 'owner/Small-Model':\n"
         "        raise RuntimeError('404 Client Error.\\n\\nRepository Not Found')\n"

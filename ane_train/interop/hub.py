@@ -31,7 +31,9 @@ def fetch(name: str) -> Path:
     except ImportError:
         raise ConfigError(f"{name} needs its package: pip install huggingface_hub") from None
     try:
-        return Path(hub.snapshot_download(repository, allow_patterns=list(_WANTED)))
+        return Path(
+            hub.snapshot_download(repository, allow_patterns=list(_WANTED), ignore_patterns=["*/*"])
+        )
     except Exception as error:  # the package raises many kinds, of several others
         reason = " ".join(str(error).split())
         raise CheckpointError(f"cannot fetch {name}: {reason or type(error).__name__}") from None
