@@ -91,13 +91,16 @@ def profile_of(report: Report) -> Profile:
 
 
 def _look(settings: Settings) -> Device:
+    """The driver's own words, as far as they came: the process may end when it opens the ANE."""
+    device = Device(False, "looking for the ANE gave no answer")
     try:
         for word, value in findings(Job(LOOK, settings)):
             if word == worker.DEVICE:
-                return from_json(Device, value)
+                device = from_json(Device, value)
     except DiedError as error:
-        return Device(False, f"looking for the ANE failed: {error}")
-    return Device(False, "looking for the ANE gave no answer")
+        what = "opening" if device.present else "looking for"
+        return replace(device, problem=f"{what} the ANE failed: {error}")
+    return device
 
 
 def _choose(settings: Settings, device: Device) -> Choice:
@@ -117,11 +120,14 @@ def _choose(settings: Settings, device: Device) -> Choice:
 def _try_all(
     settings: Settings, subject: Subject, hardware: bool, progress: Progress
 ) -> Iterator[Found]:
-    """Every case once; a new process goes on where one died or may compile no more."""
+    """Every case once; a new process goes on where one died or may compile no more.
+
+    Where one died before its first case, the next would: none of the rest is tried.
+    """
     cases, place = subject.cases, 0
     while place < len(cases):
         job = Job(CASES, settings, hardware, place)
-        begun = place
+        begun = None
         try:
             for word, value in findings(job):
                 if word == worker.BEGIN:
@@ -131,8 +137,9 @@ def _try_all(
                     place += 1
                     yield from_json(Found, value)
         except DiedError as error:
-            yield crashed(cases[begun], str(error))
-            place = begun + 1
+            gone = cases[place:] if begun is None else cases[begun : begun + 1]
+            yield from (crashed(case, str(error)) for case in gone)
+            place = len(cases) if begun is None else begun + 1
     progress(len(cases), len(cases), "")
 
 

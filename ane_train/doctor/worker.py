@@ -33,6 +33,7 @@ from ane_train.engine.device import HARDWARE, look
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.quick import open_hardware
 from ane_train.native.engine import Context
+from ane_train.native.library import NativeError
 from ane_train.records import from_json, to_json
 
 MARK = "doctor: "
@@ -50,7 +51,24 @@ def main() -> None:
 
 
 def _look(job: Job) -> Iterator[Answer]:
-    yield DEVICE, scrub_record(look(job.settings.driver))
+    """What the driver says before it is opened and, if it finds nothing wrong, whether it opens."""
+    device = look(job.settings.driver)
+    yield DEVICE, scrub_record(device)
+    if not device.problem:
+        yield DEVICE, scrub_record(replace(device, problem=_opening_problem(job.settings)))
+
+
+def _opening_problem(settings: Settings) -> str:
+    try:
+        _hardware(settings).close()
+    except NativeError as error:
+        return str(error)
+    return ""
+
+
+def _hardware(settings: Settings, dispatch: str = "queue") -> Context:
+    driver = settings.driver or "auto"
+    return Context(threads=settings.threads, engine=HARDWARE, driver=driver, dispatch=dispatch)
 
 
 def _choose(job: Job) -> Iterator[Answer]:
@@ -67,9 +85,7 @@ def open_bench(stack: ExitStack, settings: Settings, hardware: bool, dispatch: s
     software = stack.enter_context(Context(threads=settings.threads))
     if not hardware:
         return Bench(software)
-    driver = settings.driver or "auto"
-    context = Context(threads=settings.threads, engine=HARDWARE, driver=driver, dispatch=dispatch)
-    return Bench(stack.enter_context(context), software)
+    return Bench(stack.enter_context(_hardware(settings, dispatch)), software)
 
 
 def _cases(job: Job) -> Iterator[Answer]:

@@ -1,0 +1,178 @@
+"""`ane-train doctor` and runs where the ANE is not as it should be, on the stand-in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apple.build import build_driver, build_tools
+from doctor_process import HOME, PROFILE, doctor, reported, verdicts
+from runs import TINY, arrays, losses, metrics, same_bits, trained
+
+from ane_train import mil
+from ane_train.doctor import worker
+from ane_train.doctor.isolate import DiedError, findings
+from ane_train.doctor.settings import Job, Settings, Subject
+from ane_train.engine.device import Device
+from ane_train.native.library import find_blas
+from ane_train.records import to_json
+
+examine = importlib.import_module("ane_train.doctor.examine")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
+
+
+@pytest.fixture(scope="module")
+def driver() -> Path:
+    return build_driver(build_tools())
+
+
+BROKEN = {
+    "no framework": ({"ANE_STANDIN_ABSENT": "1"}, "AppleNeuralEngine does not load"),
+    "no ANE": ({"ANE_STANDIN_HAS_ANE": "0"}, "no Neural Engine"),
+    "a virtual machine": ({"ANE_STANDIN_VIRTUAL": "1"}, "virtual machine"),
+    "no class": ({"ANE_STANDIN_TYPES": "-_ANERequest"}, "no class _ANERequest"),
+    "another type": (
+        {"ANE_STANDIN_TYPES": "_ANEInMemoryModel unloadWithQoS:error:=c28@0:8q16^@20"},
+        "has the type encoding",
+    ),
+    "refusals": ({"ANE_STANDIN_FAIL": "compile:1000"}, "compile was made to fail"),
+    "failures": ({"ANE_STANDIN_FAIL": "evaluate:1000"}, "evaluate was made to fail"),
+    "exceptions": ({"ANE_STANDIN_FAIL": "load:1000:throw"}, "load was made to fail"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_auto_falls_back_and_says_why(name: str, driver: Path, tmp_path: Path) -> None:
+    variables, words = BROKEN[name]
+    done, report = reported(tmp_path, "--driver", driver, "--quick", **variables)
+    assert done.returncode == 0, done.stderr
+    assert report["choice"]["engine"] == "cpu"
+    assert words in report["choice"]["reason"]
+
+
+@pytest.mark.parametrize("name", ["no ANE", "failures"])
+def test_the_ane_that_was_asked_for_and_cannot_be_used_is_a_failure(
+    name: str, driver: Path, tmp_path: Path
+) -> None:
+    variables, words = BROKEN[name]
+    done = doctor(tmp_path, "--driver", driver, "--quick", "--engine", "ane", **variables)
+    assert done.returncode == 8
+    assert words.split()[-1] in done.stdout
+
+
+@pytest.mark.parametrize("name", ["no class", "another type"])
+def test_where_the_ane_does_not_open_the_software_engine_is_tried(
+    name: str, driver: Path, tmp_path: Path
+) -> None:
+    variables, words = BROKEN[name]
+    done, report = reported(tmp_path, "--driver", driver, **variables)
+    assert done.returncode == 0
+    assert words in report["device"]["problem"]
+    assert [m["name"] for m in report["device"]["methods"] if not m["matches"]]
+    assert report["compared_with"] == "NumPy"
+    assert set(verdicts(report, "program").values()) == {"ok"}
+    assert "the ANE is there and is not used" in done.stdout
+    assert not (tmp_path / PROFILE).exists()
+
+
+def test_what_was_seen_stays_where_opening_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dying(job: Job) -> Iterator[tuple[str, Any]]:
+        yield worker.DEVICE, to_json(Device(True, "", "framework", "macOS"))
+        raise DiedError("the process crashed with signal 11 (SIGSEGV)")
+
+    monkeypatch.setattr(examine, "findings", dying)
+    device = examine._look(Settings())
+    assert (device.present, device.system) == (True, "macOS")
+    assert device.problem.startswith("opening the ANE failed: the process crashed")
+
+
+def test_a_process_that_dies_before_its_first_case_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    def dying(job: Job) -> Iterator[tuple[str, Any]]:
+        started.append(job)
+        raise DiedError("no room")
+        yield
+
+    monkeypatch.setattr(examine, "findings", dying)
+    subject = Subject(Settings())
+    found = list(examine._try_all(Settings(), subject, False, lambda *_: None))
+    assert len(started) == 1
+    assert [case.name for case in found] == [case.name for case in subject.cases]
+    assert not any(case.holds for case in found if case.group != "hazard")
+
+
+def test_a_new_process_goes_on_where_one_may_compile_no_more(
+    driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = replace(mil.get_chip("m4"), compile_guard=5)
+    monkeypatch.setattr(worker, "built_in_chip", lambda _: chip)
+    job = Job("cases", Settings(driver=str(driver)), hardware=True, first=3)
+    *tried, last = worker.WORK[job.work](job)
+    assert [value for word, value in tried if word == worker.BEGIN] == [3, 4, 5, 6, 7]
+    assert last == (worker.FULL, 8)
+
+
+def test_the_defects_of_a_chip_are_confirmed_and_remembered(driver: Path, tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--driver", driver, "--json", "r.json", ANE_STANDIN_HAZARDS="7")
+    assert done.returncode == 0, done.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    found = {case["hazard"]: case["verdict"] for case in report["cases"] if case["hazard"]}
+    assert found == dict.fromkeys(mil.Hazard.__members__, "hazard confirmed")
+    profile = tmp_path / PROFILE
+    measured = json.loads(profile.read_text())["measured"]
+    assert set(measured["hazards"]) == set(mil.Hazard.__members__)
+
+
+def test_a_program_that_is_refused_later_runs_in_software(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--driver", driver, "--seq", 32, "--json", "r.json")
+    done = doctor(tmp_path, *asked, ANE_STANDIN_FAIL="compile:1@2")
+    assert done.returncode == 8
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert verdicts(report, "program")["feed_forward_backward"] == "refused"
+    assert "does not hold: program feed_forward_backward: refused" in done.stdout
+    monkeypatch.setenv("HOME", str(tmp_path / HOME))
+    monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
+    settings = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")
+    folders = [tmp_path / "software", tmp_path / "hardware"]
+    for folder in folders:
+        folder.mkdir()
+    software = trained(folders[0], *settings, "--engine", "cpu")
+    hardware = trained(folders[1], *settings, "--driver", driver)
+    assert losses(hardware) == losses(software)
+    assert same_bits(arrays(hardware), arrays(software))
+    (warning,) = metrics(hardware, "warning")
+    assert "the ANE refuses feed_forward_backward" in str(warning)
+
+
+def test_a_crash_is_a_finding_and_the_rest_goes_on(driver: Path, tmp_path: Path) -> None:
+    crash = {"ANE_STANDIN_FAIL": "compile:1@40:crash"}
+    done = doctor(tmp_path, "--driver", driver, "--json", "r.json", **crash)
+    report = json.loads((tmp_path / "r.json").read_text())
+    crashed = [case for case in report["cases"] if "SIGABRT" in case["text"]]
+    assert [case["verdict"] for case in crashed] == ["failed"]
+    assert report["cases"].index(crashed[0]) == 40
+    assert len(report["cases"]) == len(Subject(Settings()).cases) + 4
+    assert done.returncode == (8 if crashed[0]["needed"] else 0)
+
+
+def test_a_hang_is_ended_and_said(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANE_STANDIN_FAIL", "evaluate:1@1:hang")
+    job = Job("cases", Settings(driver=str(driver)), hardware=True)
+    with pytest.raises(DiedError, match="no answer within 2 seconds"):
+        list(findings(job, silence=2))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
