@@ -21,6 +21,7 @@ from ane_train.doctor import worker
 from ane_train.doctor.isolate import DiedError, findings
 from ane_train.doctor.settings import Job, Settings, Subject
 from ane_train.engine.device import Device
+from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.native.library import find_blas
 from ane_train.records import to_json
 
@@ -80,6 +81,22 @@ def test_where_the_ane_does_not_open_the_software_engine_is_tried(
     assert set(verdicts(report, "program").values()) == {"ok"}
     assert "the ANE is there and is not used" in done.stdout
     assert not (tmp_path / PROFILE).exists()
+
+
+def test_where_every_program_is_refused_nothing_is_said_of_numbers(
+    driver: Path, tmp_path: Path
+) -> None:
+    variables, words = BROKEN["refusals"]
+    done, report = reported(tmp_path, "--driver", driver, **variables)
+    assert done.returncode == 8
+    assert set(verdicts(report, "program").values()) == {"refused"}
+    assert verdicts(report, "hazard")["two inputs"] == "hazard confirmed"
+    asked = [case for case in report["cases"] if case["hazard"]]
+    assert {case["verdict"] for case in asked} == {"skipped"}
+    assert all(words in case["text"] for case in asked)
+    measured = json.loads((tmp_path / PROFILE).read_text())["measured"]
+    usual = built_in_chip(this_machine().chip).hazards
+    assert {mil.Hazard[name] for name in measured["hazards"]} == set(usual)
 
 
 def test_what_was_seen_stays_where_opening_ends_the_process(

@@ -189,6 +189,15 @@ def test_what_goes_wrong_is_a_verdict_not_an_exception(
     assert hazard.text == f"yes, {verdict}: {text}"
 
 
+def test_whether_numbers_go_wrong_is_not_known_of_a_program_that_is_refused(
+    context: Context,
+) -> None:
+    bench: Any = Bench(Bad(context, "compile", NATIVE))  # type: ignore[arg-type]
+    found = try_case(named("matmul beyond 32752"), bench)
+    assert found.verdict == "skipped"
+    assert found.text == "not known, refused: ANECCompile() FAILED"
+
+
 def test_a_case_that_needs_more_memory_than_there_is_is_skipped(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

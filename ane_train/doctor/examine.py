@@ -26,8 +26,10 @@ from ane_train.doctor.report import (
 from ane_train.doctor.run import crashed
 from ane_train.doctor.settings import CASES, CHOOSE, DELTA, LOOK, PATH, Job, Settings, Subject
 from ane_train.engine.device import Device
+from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.profile import Measured, Profile, new_profile
 from ane_train.engine.quick import HOLDS
+from ane_train.mil import Hazard
 from ane_train.native.engine import DISPATCHES
 from ane_train.records import from_json
 
@@ -71,7 +73,8 @@ def examine(settings: Settings, progress: Progress = lambda *_: None) -> Report:
 def profile_of(report: Report) -> Profile:
     """What later runs on this machine should know; only of a report that tried the ANE."""
     cases = report.cases
-    hazards = [case.hazard for case in cases if case.hazard and case.verdict == CONFIRMED]
+    usual = built_in_chip(this_machine().chip).hazards
+    hazards = [case.hazard for case in cases if case.hazard and _is_there(case, usual)]
     rules = {case.rule for case in cases if case.rule}
     refuted = rules - {case.rule for case in cases if case.rule and case.verdict != ABSENT}
     refused = {
@@ -88,6 +91,13 @@ def profile_of(report: Report) -> Profile:
     )
     holds = HOLDS if report.choice.engine == "ane" else ""
     return replace(new_profile(), quick=holds, measured=measured)
+
+
+def _is_there(case: Found, usual: Hazard) -> bool:
+    """Whether the case's hazard is; where that could not be asked, what is usual for the chip."""
+    if case.verdict == SKIPPED:
+        return Hazard[case.hazard] in usual
+    return case.verdict == CONFIRMED
 
 
 def _look(settings: Settings) -> Device:

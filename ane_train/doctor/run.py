@@ -78,7 +78,7 @@ class _StoppedError(Exception):
 
     def __init__(self, verdict: str, error: BaseException) -> None:
         kind = "" if isinstance(error, NativeError) else f"{type(error).__name__}: "
-        super().__init__(scrub(f"{kind}{error}{_origin(error)}"))
+        super().__init__(scrub(f"{kind}{error}"))
         self.verdict = verdict
 
 
@@ -251,19 +251,19 @@ def _with_numbers(found: Found, measured: Measured, errors: Errors, verdict: str
 
 
 def _judged(found: Found) -> Found:
-    """A hazard's verdict answers its question; any other stays."""
+    """A hazard's verdict answers its question; any other stays.
+
+    Whether numbers go wrong is not answered by a program that gives none.
+    """
     if found.group != HAZARD:
         return found
     if found.verdict == OK:
         return replace(found, verdict=ABSENT, text="no")
+    if found.hazard and found.verdict != WRONG:
+        return replace(found, verdict=SKIPPED, text=f"not known, {found.verdict}: {found.text}")
     return replace(found, verdict=CONFIRMED, text=f"yes, {found.verdict}: {found.text}")
 
 
 def crashed(case: Case, text: str) -> Found:
     """What is found of a case that ended its process."""
     return _judged(describe(case, FAILED, scrub(text)))
-
-
-def _origin(error: BaseException) -> str:
-    domain, code = getattr(error, "domain", ""), getattr(error, "code", 0)
-    return f" ({domain} {code})" if domain else ""
