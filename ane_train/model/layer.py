@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ane_train.model.arena import Arena
 from ane_train.model.spec import ModelSpec
-from ane_train.programs import LayerShape
+from ane_train.programs import Constants, LayerShape
 
 
 def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
@@ -18,4 +19,16 @@ def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
         rope_theta=spec.rope_theta,
         norm_epsilon=spec.norm_epsilon,
         qk_norm=spec.qk_norm,
+    )
+
+
+def layer_constants(weights: Arena, layer: int) -> Constants:
+    """Views of a layer's weights, by their names within the layer."""
+    prefix = f"layers.{layer}."
+    return Constants(
+        {
+            name.removeprefix(prefix): view
+            for name, view in weights.views.items()
+            if name.startswith(prefix)
+        }
     )

@@ -160,24 +160,24 @@ def _of(tables: _Tables, name: str) -> tuple[Rotary, mil.Value | None]:
     return tables.key, tables.key_gamma
 
 
-def _group(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
+def group_heads(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
     """[1, H, E, S] -> [1, K, r*S, E]: heads that share a key head become rows."""
     rows = (1, shape.kv_heads, shape.ratio * shape.sequence, shape.head_size)
     return b.reshape(b.transpose(x, (0, 1, 3, 2)), rows, name=name)
 
 
-def _ungroup(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
+def ungroup_heads(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
     """[1, K, r*S, E] -> [1, H, E, S]."""
     heads = (1, shape.heads, shape.sequence, shape.head_size)
     return b.transpose(b.reshape(x, heads), (0, 1, 3, 2), name=name)
 
 
-def _heads(b: mil.Builder, x: mil.Value, count: int, shape: LayerShape) -> mil.Value:
+def as_heads(b: mil.Builder, x: mil.Value, count: int, shape: LayerShape) -> mil.Value:
     """[1, 1, n*E, S] -> [1, n, E, S]."""
     return b.reshape(x, (1, count, shape.head_size, shape.sequence))
 
 
-def _rows(b: mil.Builder, x: mil.Value, shape: LayerShape) -> mil.Value:
+def as_rows(b: mil.Builder, x: mil.Value, shape: LayerShape) -> mil.Value:
     """[1, n, E, S] -> [1, 1, n*E, S]."""
     return b.reshape(x, (1, 1, x.type.shape[1] * shape.head_size, shape.sequence))
 
@@ -196,13 +196,13 @@ def attention_forward(shape: LayerShape, constants: Constants | None = None) -> 
     x, taps = given.normalized()
     tables = _tables(b, given, shape)
     q, k, v = (given.apply(name, x, name) for name in ("query", "key", "value"))
-    query = _rotate_forward(b, _heads(b, q, shape.heads, shape), tables, shape, "query")
-    key = _rotate_forward(b, _heads(b, k, shape.kv_heads, shape), tables, shape, "key")
-    grouped = _group(b, query.value, shape, "grouped_query")
+    query = _rotate_forward(b, as_heads(b, q, shape.heads, shape), tables, shape, "query")
+    key = _rotate_forward(b, as_heads(b, k, shape.kv_heads, shape), tables, shape, "key")
+    grouped = group_heads(b, query.value, shape, "grouped_query")
     probabilities = _probabilities(b, grouped, key.value, tables.mask)
-    values = _heads(b, v, shape.kv_heads, shape)
+    values = as_heads(b, v, shape.kv_heads, shape)
     mixed = b.matmul(probabilities, values, transpose_y=True, name="mixed")
-    heads = _rows(b, _ungroup(b, mixed, shape, "mixed_heads"), shape)
+    heads = as_rows(b, ungroup_heads(b, mixed, shape, "mixed_heads"), shape)
     y = given.apply("output", heads, "y")
     output = attention_forward_output(shape, static=constants is not None)
     program = b.build([stack_outputs(b, output, [y, heads, q, k, v, *taps])])
@@ -224,10 +224,10 @@ def _backward_inputs(
 ) -> _Inputs:
     dheads = given.apply("output", given.read("dy"), "dheads")
     heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
-    q, k, v = (_heads(b, given.read(name), count, shape) for name, count in heads.items())
+    q, k, v = (as_heads(b, given.read(name), count, shape) for name, count in heads.items())
     query = _rotate_forward(b, q, tables, shape, "query")
     key = _rotate_forward(b, k, tables, shape, "key")
-    return _Inputs(query, key, v, _heads(b, dheads, shape.heads, shape))
+    return _Inputs(query, key, v, as_heads(b, dheads, shape.heads, shape))
 
 
 def _softmax_backward(b: mil.Builder, p: mil.Value, dp: mil.Value) -> mil.Value:
@@ -243,15 +243,15 @@ def attention_backward(shape: LayerShape, constants: Constants | None = None) ->
     operands = backward_operands(b, packing, constants, "attention_norm")
     tables = _tables(b, operands, shape)
     given = _backward_inputs(b, operands, tables, shape)
-    query = _group(b, given.query.value, shape, "grouped_query")
-    dmixed = _group(b, given.dheads, shape, "dmixed")
+    query = group_heads(b, given.query.value, shape, "grouped_query")
+    dmixed = group_heads(b, given.dheads, shape, "dmixed")
     p = _probabilities(b, query, given.key.value, tables.mask)
     dv = b.matmul(dmixed, p, transpose_x=True, name="dvalue")
     dp = b.matmul(dmixed, given.value, name="dprobabilities")
     dscores = _softmax_backward(b, p, dp)
     dgrouped = b.matmul(dscores, given.key.value, transpose_y=True, name="dgrouped_query")
     dkey_rotated = b.matmul(query, dscores, transpose_x=True, name="dkey_rotated")
-    dquery_rotated = _ungroup(b, dgrouped, shape, "dquery_rotated")
+    dquery_rotated = ungroup_heads(b, dgrouped, shape, "dquery_rotated")
     dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, "query")
     dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, "key")
     gradients = {"query": dq, "key": dk, "value": dv}
@@ -267,7 +267,7 @@ def _project_back(
 ) -> mil.Value:
     """dx = Wq^T dq + Wk^T dk + Wv^T dv, D x S."""
     parts = [
-        given.apply(name, _rows(b, gradient, shape), f"dx_{name}")
+        given.apply(name, as_rows(b, gradient, shape), f"dx_{name}")
         for name, gradient in gradients.items()
     ]
     return b.add(b.add(parts[0], parts[1]), parts[2], name="dx")

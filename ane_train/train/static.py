@@ -11,9 +11,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ane_train.errors import EngineError
 from ane_train.model.arena import Arena, Array
+from ane_train.model.layer import layer_constants
 from ane_train.native import arithmetic
 from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import Constants, LayerProgram, layer_programs
@@ -232,14 +234,8 @@ class StaticPipeline:
 
 
 def _constants(weights: Arena, layer: int, shared: BlockContext) -> Constants:
-    """Views of a layer's weights, by their names within the layer."""
-    prefix = f"layers.{layer}."
-    return Constants(
-        {
-            name.removeprefix(prefix): view
-            for name, view in weights.views.items()
-            if name.startswith(prefix)
-        },
+    return replace(
+        layer_constants(weights, layer),
         file=shared.weight_file,
         norm_backward=shared.norm.in_program,
     )
