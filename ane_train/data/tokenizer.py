@@ -25,6 +25,7 @@ BUILT_IN_TEXT = CORPUS / "moby_dick.txt"
 
 LocatedTokens: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as SentencePiece calls them
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 
 
@@ -43,6 +44,7 @@ class Tokenizer:
     ordinary_vocabulary: int
     end_of_text: int | None
     _core: Any
+    _bytes: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the tokens of `text`, int32 [N]."""
@@ -74,6 +76,23 @@ class Tokenizer:
             places = np.array(one.offsets, np.int32).reshape(-1, 2)
             located.append((np.array(one.ids, np.int32), places[:, 0], places[:, 1]))
         return located
+
+    def encode_prompt(self, text: str) -> NDArray[np.int32]:
+        """Return the tokens with which a text begins, int32 [N]: with BOS where the file says so.
+
+        DataError as encode_batch.
+        """
+        try:
+            ids = self._core.encode(text, add_special_tokens=True).ids
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{self.path} cannot encode the text: {_reason(error)}") from None
+        if ids and ids[-1] == self.end_of_text:
+            ids = ids[:-1]
+        return np.array(ids, np.int32)
+
+    def is_byte(self, token: int) -> bool:
+        """Whether the token stands for one byte of a character that has no token of its own."""
+        return token in self._bytes
 
     def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
         """Return the text of `tokens`, special tokens included; unknown numbers are left out."""
@@ -132,6 +151,7 @@ def _describe(path: Path, raw: bytes, core: Any) -> Tokenizer:
         raise DataError(f"{path} is a tokenizer without any tokens: give another")
     special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
     end = next((vocabulary[name] for name in _END_OF_TEXT if name in vocabulary), None)
+    single = frozenset(vocabulary[name] for name in _BYTES if name in vocabulary)
     return Tokenizer(
         path=path,
         sha256=hashlib.sha256(raw).digest(),
@@ -139,4 +159,5 @@ def _describe(path: Path, raw: bytes, core: Any) -> Tokenizer:
         ordinary_vocabulary=max(set(vocabulary.values()) - special, default=-1) + 1,
         end_of_text=end,
         _core=core,
+        _bytes=single,
     )

@@ -19,7 +19,9 @@ from ane_train.native import arithmetic
 class OutputHead:
     """Embedding, final norm and classifier."""
 
-    def __init__(self, spec: ModelSpec, weights: Arena, engine: Engine) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Arena, engine: Engine, *, int8: bool = False
+    ) -> None:
         self.spec, self.engine = spec, engine
         self._embedding, self._norm = weights["embedding"], weights["norm"]
         self._classifier = weights["embedding" if spec.tied_embeddings else "classifier"]
