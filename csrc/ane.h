@@ -200,6 +200,14 @@ ane_status ane_gemm(ane_context *context, bool transpose_a, bool transpose_b, si
                     size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb,
                     float beta, float *c, size_t ldc);
 
+/* y[rows] = M x of a matrix [rows, columns] without gaps that is read as it is stored: fp16, or
+ * int8 with a scale for each row, where x counts as 16-bit integers with a scale for 256 of them.
+ */
+ane_status ane_matvec_fp16(ane_context *context, size_t rows, size_t columns,
+                           const uint16_t *matrix, const float *x, float *y);
+ane_status ane_matvec_int8(ane_context *context, size_t rows, size_t columns, const int8_t *matrix,
+                           const float *scales, const float *x, float *y);
+
 /* x[D, S] = columns table[tokens[s], :]; a token outside [0, V) is ANE_ERROR_ARGUMENT and x is
  * untouched. */
 ane_status ane_embedding_forward(ane_context *context, size_t vocabulary, size_t dim,

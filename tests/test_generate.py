@@ -86,7 +86,7 @@ def test_prompts_and_caches_of_any_length_give_the_logits_of_one_pass() -> None:
     parts, start = [], 0
     for length in (1, 3, 64, 1, 1, 58):
         x = decoder.extend(head.embed(tokens[start : start + length]))
-        parts.append(head.logits(x))
+        parts.append(head.all_logits(x))
         start += length
     assert start == CONTEXT
     assert relative_error(np.concatenate(parts), theirs) < 1e-5
@@ -108,19 +108,19 @@ def test_a_truncated_text_goes_on_as_if_the_rest_had_never_been() -> None:
 @pytest.mark.parametrize("numerics", ["fp32", "fp16"])
 def test_int8_is_the_model_with_quantised_weights(numerics: str) -> None:
     """NumPy quantises and dequantises each matrix; transformers computes with the result."""
-    spec, weights = model("groups of 2")
+    spec, weights = model("groups of 3 untied")
     made = generator(spec, weights, numerics, int8=True)
     text = np.array([*PROMPT, 3, 1, 4, 1, 5], np.int32)
     ours = np.stack([made.prefill(PROMPT), *map(made.step, text[len(PROMPT) : -1].tolist())])
     for name, view in weights.views.items():
-        if view.ndim == 2 and name.startswith("layers."):
+        if view.ndim == 2 and name != "embedding":
             largest = np.abs(view).max(axis=1, keepdims=True) / np.float32(127)
             scale = largest.astype(np.float16).astype(np.float32)
             up = np.nextafter(largest.astype(np.float16), np.float16(np.inf)).astype(np.float32)
             scale = np.where(scale < largest, up, scale)
             view[:] = np.rint(view / scale) * scale
     theirs = peer_logits(peer(spec, weights), text)[len(PROMPT) - 1 : -1]
-    assert relative_error(ours, theirs) < (1e-5 if numerics == "fp32" else 1e-2)
+    assert relative_error(ours, theirs) < (1e-4 if numerics == "fp32" else 1e-2)
 
 
 def test_a_text_ends_at_its_last_token_at_the_limit_or_when_the_context_is_full() -> None:

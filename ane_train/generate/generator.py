@@ -75,12 +75,12 @@ class Generator:
             )
         self.decoder.truncate(0)
         x = self.decoder.extend(self.head.embed(tokens))
-        return np.asarray(self.head.logits(x[:, -1:])[0])
+        return self.head.logits(x)
 
     def step(self, token: int) -> Array:
         """Logits [V] of the token after this one."""
         x = self.decoder.extend(self.head.embed(np.array([token], np.int32)))
-        return np.asarray(self.head.logits(x)[0])
+        return self.head.logits(x)
 
     def generate(
         self, prompt: Sequence[int] | Tokens, request: Request, result: Generated

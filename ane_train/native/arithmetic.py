@@ -55,6 +55,28 @@ def gemm(
     check(context._pointer, status)
 
 
+def matvec(
+    context: Context, matrix: Array, x: Array, y: Array, scales: Array | None = None
+) -> None:
+    """y [M] = matrix [M, N] x of a float16 matrix, or an int8 one with a scale for each row.
+
+    The matrix is read as it is. With int8, x counts as 16-bit integers with a scale for 256 each.
+    """
+    rows, columns = _matrix("matrix", matrix)
+    vector = _floats("x", x, (columns,))
+    result = _floats("y", y, (rows,), written=True)
+    if scales is None:
+        halves = _checked("matrix", matrix, (rows, columns), np.dtype(np.float16), False)
+        status = lib.ane_matvec_fp16(context._pointer, rows, columns, halves, vector, result)
+    else:
+        stored = _checked("matrix", matrix, (rows, columns), np.dtype(np.int8), False)
+        factors = _floats("scales", scales, (rows,))
+        status = lib.ane_matvec_int8(
+            context._pointer, rows, columns, stored, factors, vector, result
+        )
+    check(context._pointer, status)
+
+
 def embedding_forward(context: Context, table: Array, tokens: Array, x: Array) -> None:
     """x [D, S] = columns table[tokens[s], :] of a table [V, D]; EngineError outside [0, V)."""
     vocabulary, dim = _matrix("table", table)

@@ -67,14 +67,22 @@ def check(context: Any, status: int) -> None:
     raise NativeError(f"the call failed ({status_name(status)})", status_name(status))
 
 
+_POINTERS = {
+    "float32": "float *",
+    "float16": "uint16_t *",
+    "int32": "int32_t *",
+    "uint16": "uint16_t *",
+    "int8": "int8_t *",
+}
+
+
 def address(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> Any:
     """A pointer to a C-contiguous array of exactly that dtype; ValueError for any other."""
     if array.dtype != dtype:
         raise ValueError(f"an array of dtype {array.dtype} where {dtype} is needed")
     if not array.flags.c_contiguous:
         raise ValueError("an array that is not C-contiguous")
-    types = {"float32": "float *", "int32": "int32_t *", "uint16": "uint16_t *"}
-    return ffi.cast(types[np.dtype(dtype).name], ffi.from_buffer(array))
+    return ffi.cast(_POINTERS[np.dtype(dtype).name], ffi.from_buffer(array))
 
 
 def find_blas() -> str | None:

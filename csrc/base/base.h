@@ -95,6 +95,28 @@ void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size
                             float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
                             size_t ldc);
 
+/* --- packed.c ---------------------------------------------------------------------------- */
+
+typedef enum ane_packing { ANE_PACKED_FLOAT, ANE_PACKED_HALF, ANE_PACKED_INT8 } ane_packing;
+
+/* A matrix as it is stored, in rows. */
+typedef struct ane_packed {
+    ane_packing packing;
+    const void *data;
+    size_t rows, columns;
+    size_t stride;       /* elements from one row to the next */
+    const float *scales; /* INT8: the factor of each row */
+} ane_packed;
+
+/* y[begin .. end - 1] of y = M x, on the calling thread; a row has the same bits in any range. */
+void ane_packed_rows(const ane_packed *matrix, size_t begin, size_t end, const float *x, float *y);
+/* y = M x, over the pool. */
+void ane_packed_times(ane_pool *pool, const ane_packed *matrix, const float *x, float *y);
+/* y = x M of a HALF matrix, on the calling thread. */
+void ane_half_rows_sum(const ane_packed *matrix, const float *x, float *y);
+/* n elements from (row, column) on as floats, scaled. */
+void ane_packed_widen(const ane_packed *matrix, size_t row, size_t column, size_t n, float *to);
+
 /* --- ../engine/context.c ------------------------------------------------------------------ */
 
 struct ane_context {

@@ -6,6 +6,8 @@
 #include "number.h"
 #include "weights.h"
 
+#define STORED_ELEMENTS 4096 /* of a matrix that is not decoded here */
+
 ane_status mil_no_memory(mil_check *check) {
     return ane_fail(check->error, ANE_ERROR_MEMORY, "no memory for the program");
 }
@@ -254,6 +256,12 @@ static bool fits_record(const mil_check *check, const mil_type *type, const mil_
            record->size == mil_elements(type) * mil_dtype_size(record->dtype);
 }
 
+/* Whoever plans the program knows whether these are needed as floats and integers at all. */
+static bool stays_stored(const mil_type *type, const mil_record *record) {
+    bool narrow = record->dtype == MIL_FP16 || record->dtype == MIL_INT8;
+    return narrow && type->rank >= 2 && mil_elements(type) >= STORED_ELEMENTS;
+}
+
 static ane_status decode_record(mil_check *check, const mil_literal *literal, const blob *from,
                                 mil_value *value) {
     char buffer[MIL_TYPE_TEXT];
@@ -275,6 +283,10 @@ static ane_status decode_record(mil_check *check, const mil_literal *literal, co
                            "'%.200s' at offset %llu: %zu bytes of %s are not a %s", from->path,
                            (unsigned long long)from->offset, record.size,
                            mil_dtype_name(record.dtype), mil_type_text(&value->type, buffer));
+    }
+    if (stays_stored(&value->type, &record)) {
+        value->record = record.data;
+        return ANE_OK;
     }
     ane_status status = make_room(check, value, mil_elements(&value->type), &to);
     if (status) return status;
@@ -303,9 +315,12 @@ static ane_status decode_blob(mil_check *check, const mil_literal *literal, mil_
         if (mil_elements(&earlier->type) == mil_elements(&value->type)) {
             value->floats = earlier->floats;
             value->ints = earlier->ints;
+            value->record = earlier->record;
+            value->twin = known;
             return ANE_OK;
         }
     }
+    value->twin = check->program->value_count;
     status = decode_record(check, literal, &from, value);
     if (status) return status;
     /* The value that is about to be added. */

@@ -94,6 +94,13 @@ static void run_group(const execution *run, const mil_group *group) {
     mil_group_run(run->context->pool, group, memory);
 }
 
+static void run_packed(const execution *run, const mil_packed *product) {
+    bool on_surface = product->port != MIL_NONE;
+    const void *matrix = on_surface ? run->binding->inputs[product->port]->memory.base : NULL;
+    mil_packed_run(run->context->pool, run->context->blas, product, matrix,
+                   address(run, &product->x), address(run, &product->out));
+}
+
 static void bind_data(const execution *run, size_t value, const mil_view *view) {
     if (value == MIL_NONE || run->plan->constants[value]) return;
     run->binding->data[value] = (mil_cell *)address(run, view) + view->offset;
@@ -120,6 +127,8 @@ static ane_status run_delegate(const execution *run, const mil_step *step) {
 static ane_status run_step(const execution *run, const mil_step *step) {
     ane_pool *pool = run->context->pool;
     switch (step->kind) {
+    case MIL_STEP_NOTHING:
+        break;
     case MIL_STEP_LOAD:
         run_load(run, step->block);
         break;
@@ -137,6 +146,9 @@ static ane_status run_step(const execution *run, const mil_step *step) {
     case MIL_STEP_PRODUCT:
         mil_product_run(pool, run->context->blas, &step->product, address(run, &step->product.a),
                         address(run, &step->product.b), address(run, &step->product.out));
+        break;
+    case MIL_STEP_PACKED:
+        run_packed(run, &step->packed);
         break;
     case MIL_STEP_SOFTMAX:
     case MIL_STEP_LAYER_NORM:

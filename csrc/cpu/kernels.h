@@ -30,6 +30,12 @@ void mil_group_run(ane_pool *pool, const mil_group *group, mil_cell *const *memo
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
                      const float *a, const float *b, float *out);
 
+/* --- kernel_packed.c --- */
+
+/* `matrix` is the surface in which the matrices are; NULL: product->matrix has its data. */
+void mil_packed_run(ane_pool *pool, const ane_blas *blas, const mil_packed *product,
+                    const void *matrix, const float *x, float *out);
+
 /* --- kernel_rows.c --- */
 
 /* `kind` is one of softmax, layer_norm and reduce; `reduction` is the op of the last. */

@@ -95,6 +95,14 @@ void mil_lower_softmax(mil_lowering *lowering, const mil_op *op);
 void mil_lower_reduce(mil_lowering *lowering, const mil_op *op);
 void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
 
+/* --- lower_packed.c --- */
+
+/* Decides, before anything is folded or lowered, which weights stay as they are stored. */
+void mil_find_packed(mil_lowering *lowering);
+/* True if the op is lowered to such a product. */
+bool mil_lower_packed_conv(mil_lowering *lowering, const mil_op *op);
+bool mil_lower_packed_matmul(mil_lowering *lowering, const mil_op *op);
+
 /* --- group.c --- */
 
 void mil_lower_elementwise(mil_lowering *lowering, const mil_op *op);

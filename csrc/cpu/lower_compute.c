@@ -119,6 +119,7 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
         mil_lower_delegate(lowering, op);
         return;
     }
+    if (mil_lower_packed_matmul(lowering, op)) return;
     mil_product product = {0};
     product.a = matrices(lowering, op, 0);
     product.b = matrices(lowering, op, 1);
@@ -162,6 +163,7 @@ void mil_lower_conv(mil_lowering *lowering, const mil_op *op) {
     const mil_type *x = mil_input_type(lowering->program, op, 0);
     const mil_type *weight = mil_input_type(lowering->program, op, 1);
     const mil_type *out = mil_output_type(lowering->program, op);
+    if (mil_lower_packed_conv(lowering, op)) return;
     if (mil_integer(lowering->program, op, 7, 1) != 1) {
         mil_lower_delegate(lowering, op);
         return;

@@ -36,8 +36,10 @@ typedef struct mil_type {
 } mil_type;
 
 /* One single-assignment value. Constants are decoded: floats[] for fp16 and fp32 (fp16 rounded
- * unless the numerics are ANE_FP32), ints[] for integers and bool (0 or 1), text for strings. Only
- * constants have the dtypes uint32, int64, uint64 and string. */
+ * unless the numerics are ANE_FP32), ints[] for integers and bool (0 or 1), text for strings. Large
+ * matrices of fp16 and int8 are not: `record` is their data in the weight file, of the value's own
+ * dtype and as long-lived as the file, and floats and ints are NULL. Only constants have the dtypes
+ * uint32, int64, uint64 and string. */
 typedef struct mil_value {
     const char *name; /* "" for an immediate argument */
     mil_type type;
@@ -45,6 +47,8 @@ typedef struct mil_value {
     size_t input;    /* index of the function input; MIL_NONE otherwise */
     const float *floats;
     const int32_t *ints;
+    const unsigned char *record; /* see above */
+    size_t twin;                 /* value of the same record that came first, or itself */
     const char *text;
     size_t line, column;
 } mil_value;

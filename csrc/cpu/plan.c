@@ -7,6 +7,7 @@
 
 #include "lower.h"
 #include "reference.h"
+#include "weights.h"
 
 #define ROW_ALIGNMENT 64
 #define SCRATCH_ALIGNMENT 64
@@ -61,17 +62,52 @@ static void find_needed(mil_lowering *lowering) {
     }
 }
 
-static void find_constants(mil_plan *plan) {
+/* The elements of a record, which several values may name. */
+static void *decode_record(mil_plan *plan, size_t index) {
+    const mil_value *value = &plan->program->values[index];
+    if (plan->constants[value->twin]) return plan->constants[value->twin];
+    size_t size = mil_dtype_size(value->type.dtype), elements = mil_elements(&value->type);
+    void *decoded = mil_region_alloc(plan->region, elements, sizeof(mil_cell));
+    mil_record record = {value->type.dtype, value->record, elements * size};
+    if (decoded && mil_is_float(record.dtype))
+        mil_record_floats(&record, elements, decoded);
+    else if (decoded)
+        mil_record_integers(&record, elements, decoded);
+    return decoded;
+}
+
+/* What an op reads of matrices that are kept as they are stored is not decoded for it. */
+static void find_read(const mil_plan *plan, bool *read) {
+    for (size_t i = 0; i < plan->program->op_count; i++) {
+        const mil_op *op = &plan->program->ops[i];
+        if (plan->packed[op->outputs[0]]) continue;
+        for (size_t j = 0; j < operand_count(op); j++) {
+            size_t value = operand_of(op, j);
+            if (value != MIL_NONE && !plan->packed[value]) read[value] = true;
+        }
+    }
+    for (size_t i = 0; i < plan->program->output_count; i++) read[plan->program->outputs[i]] = true;
+}
+
+static ane_status find_constants(mil_lowering *lowering, ane_error_info *error) {
+    mil_plan *plan = lowering->plan;
     const mil_program *program = plan->program;
+    bool *read = mil_region_alloc(lowering->temporary, program->value_count, sizeof *read);
+    if (!read || lowering->failed)
+        return ane_fail(error, ANE_ERROR_MEMORY, "no memory for constants");
+    find_read(plan, read);
     for (size_t i = 0; i < program->value_count; i++) {
         const mil_value *value = &program->values[i];
         if (value->floats)
             plan->constants[i] = (void *)(uintptr_t)value->floats;
         else if (value->ints)
             plan->constants[i] = (void *)(uintptr_t)value->ints;
+        else if (value->record && read[i] && !(plan->constants[i] = decode_record(plan, i)))
+            return ane_fail(error, ANE_ERROR_MEMORY, "no memory for constants");
         if (plan->constants[i])
             plan->constant_bytes += mil_elements(&value->type) * sizeof(mil_cell);
     }
+    return ANE_OK;
 }
 
 /* Strings have no elements: they are constants all the same. */
@@ -99,14 +135,14 @@ static ane_status fold(mil_plan *plan, const mil_op *op, ane_error_info *error) 
 
 static ane_status fold_constants(mil_lowering *lowering, ane_error_info *error) {
     mil_plan *plan = lowering->plan;
-    find_constants(plan);
-    for (size_t i = 0; i < plan->program->op_count; i++) {
+    mil_find_packed(lowering);
+    ane_status status = find_constants(lowering, error);
+    for (size_t i = 0; i < plan->program->op_count && status == ANE_OK; i++) {
         const mil_op *op = &plan->program->ops[i];
-        if (!op_is_needed(lowering, op) || !has_constant_operands(plan, op)) continue;
-        ane_status status = fold(plan, op, error);
-        if (status != ANE_OK) return status;
+        if (op_is_needed(lowering, op) && has_constant_operands(plan, op))
+            status = fold(plan, op, error);
     }
-    return ANE_OK;
+    return status;
 }
 
 /* --- lowering --- */
@@ -175,14 +211,25 @@ static void lower_program(mil_lowering *lowering) {
     mil_choose_places(lowering);
     for (size_t i = 0; i < program->op_count; i++) {
         const mil_op *op = &program->ops[i];
-        if (op_is_needed(lowering, op) && !lowering->plan->constants[op->outputs[0]])
-            lower_op(lowering, op);
+        size_t out = op->outputs[0];
+        bool known = lowering->plan->constants[out] || lowering->plan->packed[out];
+        if (op_is_needed(lowering, op) && !known) lower_op(lowering, op);
     }
     for (size_t i = 0; i < program->output_count; i++) store_output(lowering, i);
     mil_close_groups(lowering);
 }
 
 /* --- scratch memory --- */
+
+/* Blocks that nothing reads, since products read the surface itself, are not loaded. */
+static void drop_idle_loads(mil_plan *plan) {
+    for (size_t i = 0; i < plan->block_count; i++) {
+        mil_storage *storage = &plan->storages[plan->blocks[i].storage];
+        if (storage->first != storage->last) continue;
+        plan->steps[storage->first].kind = MIL_STEP_NOTHING;
+        storage->first = MIL_NONE;
+    }
+}
 
 static bool in_scratch(const mil_storage *storage) {
     bool kept = storage->kind == MIL_STORAGE_SCRATCH || storage->kind == MIL_STORAGE_BLOCK;
@@ -243,6 +290,7 @@ static bool prepare_plan(mil_plan *plan, mil_lowering *lowering) {
     const mil_program *program = plan->program;
     size_t values = program->value_count;
     plan->constants = mil_lower_alloc(lowering, values, sizeof *plan->constants);
+    plan->packed = mil_lower_alloc(lowering, values, sizeof *plan->packed);
     plan->inputs = geometries(plan, program->inputs, program->input_count);
     plan->outputs = geometries(plan, program->outputs, program->output_count);
     lowering->values = mil_region_alloc(lowering->temporary, values, sizeof *lowering->values);
@@ -264,6 +312,7 @@ static ane_status fill_plan(mil_plan *plan, mil_region *temporary, ane_error_inf
     }
     if (prepare_lowering(&lowering)) lower_program(&lowering);
     if (lowering.failed) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a plan");
+    drop_idle_loads(plan);
     lay_out_scratch(plan);
     return ANE_OK;
 }

@@ -66,6 +66,20 @@ typedef struct mil_product {
     float limit; /* beyond it a result is infinite; 0: no limit */
 } mil_product;
 
+/* A product with matrices that stay as they are stored: the weights of a convolution by x [C, n],
+ * or the matrices of a batch, in the surface of an fp16 input, by `vectors` rows of x each. x and
+ * out are contiguous. */
+typedef struct mil_packed {
+    ane_packed matrix;       /* data NULL: in the surface of input `port`, from `offset` on */
+    size_t port, offset;     /* elements */
+    size_t batch, stride;    /* matrices, and elements from one to the next */
+    size_t vectors, columns; /* columns > 1: of a convolution's x, in a batch of one */
+    bool from_left;          /* out = x M instead of M x */
+    mil_view x, out;
+    bool rounds;
+    float limit; /* beyond it a result is infinite; 0: no limit */
+} mil_packed;
+
 typedef struct mil_rows {
     mil_view in, out; /* in: rows of the last axis; out: contiguous */
     size_t count, length;
@@ -85,11 +99,13 @@ typedef struct mil_delegate {
 } mil_delegate;
 
 typedef enum mil_step_kind {
-    MIL_STEP_LOAD,  /* block from its input surface */
-    MIL_STEP_STORE, /* narrows into an fp16 output surface */
+    MIL_STEP_NOTHING, /* a load that no other step needs */
+    MIL_STEP_LOAD,    /* block from its input surface */
+    MIL_STEP_STORE,   /* narrows into an fp16 output surface */
     MIL_STEP_COPY,
     MIL_STEP_GROUP,
     MIL_STEP_PRODUCT,
+    MIL_STEP_PACKED,
     MIL_STEP_SOFTMAX,
     MIL_STEP_LAYER_NORM,
     MIL_STEP_REDUCE,
@@ -104,6 +120,7 @@ typedef struct mil_step {
         mil_copy copy; /* also STORE */
         mil_group group;
         mil_product product;
+        mil_packed packed;
         mil_rows rows;
         mil_delegate delegate;
     };
@@ -120,7 +137,8 @@ typedef struct mil_plan {
     ane_numerics numerics;
     unsigned hazards;
     mil_geometry *inputs, *outputs;
-    void **constants; /* per value: elements of what is constant or folded, else NULL */
+    void **constants;    /* per value: elements of what is constant or folded, else NULL */
+    ane_packed **packed; /* per value: the matrix, if it is kept as it is stored, else NULL */
     mil_storage *storages;
     size_t storage_count;
     mil_block *blocks;
