@@ -9,13 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from ane_train.data.tokenizer import Tokenizer
 from ane_train.engine import Engine
 from ane_train.errors import DataError
 from ane_train.generate.decoder import Decoder, DecoderOptions, Tokens
 from ane_train.generate.head import OutputHead
 from ane_train.generate.sampling import Sampler, Sampling
-from ane_train.generate.stream import StopStrings, TextStream
+from ane_train.generate.stream import Decodes, StopStrings, TextStream
 from ane_train.model.arena import Arena, Array
 from ane_train.model.spec import ModelSpec
 
@@ -113,7 +112,7 @@ class Generator:
 
     def write(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Decodes,
         prompt: Sequence[int] | Tokens,
         request: Request,
         show: Callable[[str], object] = lambda text: None,

@@ -6,11 +6,22 @@ The pieces together are what the tokenizer makes of all tokens at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from ane_train.data.tokenizer import Tokenizer
+from typing import Protocol
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _WINDOW = 8  # tokens before the new ones that are decoded with them
+
+
+class Decodes(Protocol):
+    """What turns tokens into text."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        ...
+
+    def is_byte(self, token: int) -> bool:
+        """Whether the token stands for one byte of a character that has no token of its own."""
+        ...
 
 
 class TextStream:
@@ -21,7 +32,7 @@ class TextStream:
     whose earlier characters may still break: it is held back to its end.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Decodes, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._tokens = list(prompt[-_WINDOW:])
         self._printed = len(self._tokens)
