@@ -190,6 +190,14 @@ class RunConfig:
     eval_batches: int = _evaluation(
         8, "batches per evaluation", above=0, aliases=("val-batches", "eval-iters")
     )
+    sample_every: int = _evaluation(
+        0, "steps between samples, which go to samples.jsonl; 0: never", minimum=0
+    )
+    sample_prompts: Names = _evaluation(
+        ("Once upon a time",), "what samples begin with: a list, or separated by commas"
+    )
+    sample_tokens: int = _evaluation(64, "tokens of a sample, at most", above=0)
+    sample_temp: float = _evaluation(0.8, "temperature of samples; 0: greedy", minimum=0)
     log_every: int = _evaluation(
         10,
         "steps per printed line (metrics.jsonl has every step)",

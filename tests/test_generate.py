@@ -9,7 +9,7 @@ from peers import relative_error
 
 from ane_train.engine import EngineOptions, open_engine
 from ane_train.errors import DataError, EngineError
-from ane_train.generate.generator import Generated, Request
+from ane_train.generate.generator import Generated, Request, generate
 from ane_train.train.step import TrainingStep
 
 MODELS = (
@@ -26,7 +26,7 @@ PROMPT = np.array([5, 17, 31, 2, 40, 9, 9, 77], np.int32)
 
 def greedy(made: object, prompt: np.ndarray, count: int, **request: object) -> list[int]:
     result = Generated(len(prompt))
-    return list(made.generate(prompt, Request(count, **request), result))
+    return list(generate(made, prompt, Request(count, **request), result))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -127,12 +127,12 @@ def test_a_text_ends_at_its_last_token_at_the_limit_or_when_the_context_is_full(
     spec, weights = model("groups of 2")
     made = generator(spec, weights, context=20)
     result = Generated(len(PROMPT))
-    free = list(made.generate(PROMPT, Request(99), result))
+    free = list(generate(made, PROMPT, Request(99), result))
     assert (len(free), result.reason) == (20 - len(PROMPT), "context")
     assert greedy(made, PROMPT, 5) == free[:5]
     result = Generated(len(PROMPT))
     last = next(token for token in free[3:] if token not in free[:3])
-    cut = list(made.generate(PROMPT, Request(99, ends=frozenset([last])), result))
+    cut = list(generate(made, PROMPT, Request(99, ends=frozenset([last])), result))
     assert (cut, result.reason) == (free[: free.index(last)], "end_of_text")
 
 

@@ -87,6 +87,8 @@ def _write(
     """Generates, showing each piece at once; a terminal's next prompt begins on a new line."""
     from dataclasses import replace
 
+    from ane_train.generate.generator import write
+
     stream = sys.stderr if err else sys.stdout
 
     def show(piece: str) -> None:
@@ -98,7 +100,7 @@ def _write(
     prompt = model.vocabulary.encode(text)
     request = replace(request, ends=model.vocabulary.ends)
     try:
-        return generator.write(model.vocabulary, prompt, request, show)
+        return write(generator, model.vocabulary, prompt, request, show)
     finally:
         if stream.isatty():
             show("\n")

@@ -19,6 +19,7 @@ from ane_train.metrics.events import (
     RunContinued,
     RunEnded,
     RunStarted,
+    Sampled,
     Saved,
     StepDone,
     Warned,
@@ -176,7 +177,7 @@ class RichScreen:
 
         if isinstance(event, Warned):
             style = "yellow"
-        elif isinstance(event, Saved):
+        elif isinstance(event, Saved | Sampled):
             style = "dim"
         else:
             style = "bold green" if event.best else ""

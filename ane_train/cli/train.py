@@ -125,9 +125,10 @@ def _listeners(config: RunConfig) -> Broadcast:
     from ane_train.cli.screen import open_screen
     from ane_train.metrics.events import Broadcast
     from ane_train.metrics.jsonl import JsonlFile
+    from ane_train.metrics.samples import SampleFile
     from ane_train.metrics.text import LogFile
     from ane_train.metrics.trackers import open_trackers
 
     trackers = open_trackers(config.report_to, project=config.project, run=config.run)
     screen = open_screen(sys.stdout, os.environ, config.log_every)
-    return Broadcast([JsonlFile(), LogFile(config.log_every), screen], trackers)
+    return Broadcast([JsonlFile(), SampleFile(), LogFile(config.log_every), screen], trackers)

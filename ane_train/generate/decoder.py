@@ -41,13 +41,15 @@ class DecoderOptions:
     """How a decoder is built.
 
     context: most tokens that it holds. prompt: tokens that one evaluation takes in at most, rounded
-    up to 64, 128 or 256. program_bytes: fp16 weights of one program.
+    up to 64, 128 or 256. program_bytes: fp16 weights of one program. residual_scale: what each
+    block's output is multiplied by.
     """
 
     context: int
     prompt: int = 64
     int8: bool = False
     program_bytes: int = _PROGRAM_BYTES
+    residual_scale: float = 1.0
 
 
 @dataclass(slots=True)
@@ -152,7 +154,8 @@ class Decoder:
         head[:dim, :count] = x
         scale, epsilon = token_scale(head[:dim], dim, self.spec.norm_epsilon)
         head[:dim] *= scale
-        head[dim], head[dim + 1], head[dim + 2 :] = scale, epsilon, tables
+        head[dim] = scale * np.float32(self.options.residual_scale)
+        head[dim + 1], head[dim + 2 :] = epsilon, tables
         surface, packing = group.surface, group.packing
         surface.write(head, packing["x"].row)
         surface.write(mask, packing["mask"].row)

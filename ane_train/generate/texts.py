@@ -10,7 +10,7 @@ import numpy as np
 from ane_train.data.text import read_pieces
 from ane_train.errors import DataError
 from ane_train.generate.evaluate import Evaluator, Score
-from ane_train.generate.opening import Vocabulary
+from ane_train.generate.vocabulary import Vocabulary
 
 
 def read_documents(path: Path) -> Iterator[str]:

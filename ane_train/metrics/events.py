@@ -23,9 +23,10 @@ PARTS: Mapping[str, str] = {
     "data": "data",
     "evaluation": "evaluation",
     "saving": "saving",
+    "sampling": "sampling",
     "restart": "restarting",
 }
-BETWEEN_STEPS = ("evaluation", "saving", "restart")
+BETWEEN_STEPS = ("evaluation", "saving", "sampling", "restart")
 EndReason: TypeAlias = Literal[
     "finished",  # all steps done
     "stopped",  # --stop-after, or the file `stop` in the run's folder
@@ -118,6 +119,17 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """What the model writes after `step` steps, behind a prompt."""
+
+    step: int
+    prompt: str
+    text: str
+    tokens: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something to know that does not stop the run."""
 
@@ -146,7 +158,7 @@ class RunEnded:
         return self.seconds - sum(self.timings.get(part, 0.0) for part in BETWEEN_STEPS)
 
 
-Notice: TypeAlias = Evaluated | Saved | Warned  # what happens between steps
+Notice: TypeAlias = Evaluated | Saved | Sampled | Warned  # what happens between steps
 Event: TypeAlias = RunStarted | RunContinued | StepDone | Notice | RunEnded
 
 

@@ -27,6 +27,7 @@ from ane_train.metrics.events import (
     RunContinued,
     RunEnded,
     RunStarted,
+    Sampled,
     Saved,
     StepDone,
     Warned,
@@ -38,6 +39,7 @@ _TYPES = {
     StepDone: "step",
     Evaluated: "eval",
     Saved: "save",
+    Sampled: "sample",
     Warned: "warning",
     RunEnded: "end",
 }
@@ -62,7 +64,7 @@ class JsonlFile:
                 return
             if isinstance(event, RunStarted):
                 self._open(event)
-            if self._file is None:
+            if self._file is None or isinstance(event, Sampled):
                 return
             line = record(event, self._now(), self._step)
             self._step = line["step"]
@@ -171,7 +173,7 @@ def _is_kept(line: str, step: int, repeats: bool) -> bool:
     if parsed is None or not line.endswith("\n"):
         return False
     at = parsed.get("step", 0)
-    if repeats and at == step and parsed.get("type") in ("eval", "save"):
+    if repeats and at == step and parsed.get("type") in ("eval", "save", "sample"):
         return False
     return not isinstance(at, int) or at <= step
 

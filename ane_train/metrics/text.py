@@ -21,6 +21,7 @@ from ane_train.metrics.events import (
     RunContinued,
     RunEnded,
     RunStarted,
+    Sampled,
     Saved,
     StepDone,
     Warned,
@@ -30,6 +31,7 @@ from ane_train.metrics.jsonl import close_quietly
 Row = tuple[str, str]
 LOG_NAME = "log.txt"
 SMOOTHING = 0.95
+SAMPLE_WIDTH = 80
 QUIET_SECONDS = 10.0  # slow steps print a line at least this often
 _REASONS = {
     "finished": "finished",
@@ -201,10 +203,16 @@ def event_line(event: Notice) -> str:
         return f"saved step {event.step}: {'/'.join(event.path.parts[-2:])} ({event.reason})"
     if isinstance(event, Warned):
         return f"warning: {event.text}"
+    if isinstance(event, Sampled):
+        return f"sample step {event.step}: {_shortened(ascii(event.prompt + event.text))}"
     parts = [f"eval step {event.step}", f"loss {loss(event.loss)}", f"ppl {event.perplexity:.2f}"]
     if event.bits_per_byte is not None:
         parts.append(f"bits/byte {event.bits_per_byte:.3f}")
     return "  ".join([*parts, "best"] if event.best else parts)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SAMPLE_WIDTH else f"{text[: SAMPLE_WIDTH - 3]}..."
 
 
 def part_rows(event: RunEnded) -> list[tuple[str, float, float]]:

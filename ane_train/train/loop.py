@@ -23,6 +23,7 @@ from ane_train.train.loss_scale import MAX_SKIPPED
 from ane_train.train.opening import memory_needed, open_session
 from ane_train.train.peak import measure_peak
 from ane_train.train.restart import Restart
+from ane_train.train.samples import samples
 from ane_train.train.session import Session
 from ane_train.train.signals import StopRequest
 
@@ -124,7 +125,7 @@ class _Loop:
         session, pipeline = self.session, self.session.step.pipeline
         while True:
             self.warn_of_fallbacks()
-            if session.progress.unfinished and (pipeline.ready or not self.evaluation_is_due()):
+            if session.progress.unfinished and (pipeline.ready or not self.passes_are_due()):
                 self.follow_up()
             unfinished = session.progress.unfinished
             reason = self.request.reason if unfinished else self.end_reason()
@@ -149,12 +150,22 @@ class _Loop:
         """What comes after a step, and before the first: evaluating and saving where due."""
         session = self.session
         best = self.evaluation_is_due() and self.evaluate().best
+        if self.sampling_is_due():
+            self.sample()
         due = session.progress.step > 0 and self.is_due(session.parts.config.save_every)
         asked = self.request.take_save_request()
         session.progress = replace(session.progress, unfinished=False)
         if best or due or asked:
             why = "asked for" if asked else "best so far" if best else "periodic"
             self.save(why, best=best)
+
+    def passes_are_due(self) -> bool:
+        """Whether what comes after a step needs the weights in the programs."""
+        return self.evaluation_is_due() or self.sampling_is_due()
+
+    def sampling_is_due(self) -> bool:
+        step, every = self.session.progress.step, self.session.parts.config.sample_every
+        return step > 0 and self.is_due(every)
 
     def evaluation_is_due(self) -> bool:
         config, step = self.session.parts.config, self.session.progress.step
@@ -191,6 +202,11 @@ class _Loop:
         self.count("evaluation", evaluated.seconds)
         self.on_event(evaluated)
         return evaluated
+
+    def sample(self) -> None:
+        for sampled in samples(self.session):
+            self.count("sampling", sampled.seconds)
+            self.on_event(sampled)
 
     def save(self, reason: str, *, best: bool = False) -> None:
         saved = self.session.save(reason, best=best)

@@ -28,6 +28,7 @@ from ane_train.train.checkpoint_store import CheckpointStore
 from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.restart import MARKER
 from ane_train.train.run_folder import Resumed, RunFolder, create, find
+from ane_train.train.samples import check_prompts
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session
 from ane_train.train.starting import require_start, start_from, tokenizer_file
@@ -51,6 +52,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
     frozen = _frozen(config, spec)
+    check_prompts(config, data.tokenizer, compaction, _sequence(config))
     with ExitStack() as stack:
         checkpoint = None
         if resumed is not None:

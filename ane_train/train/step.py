@@ -62,6 +62,7 @@ class TrainingStep:
         pipeline: PipelineOptions = DYNAMIC,
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
+        self.residual_scale = float(residual_scale)
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
         self.table: tuple[Parameter, ...] = parameters(spec, output_scale)
         self.frozen: frozenset[str] = frozenset()
@@ -71,7 +72,7 @@ class TrainingStep:
         self.worker = GradientWorker()
         self.embedding = Embedding(spec, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
-        alpha = float(residual_scale)
+        alpha = self.residual_scale
         shared = BlockContext(engine, shape, self.worker, self.timings, alpha, pipeline.delta)
         arranged = ARRANGEMENTS[pipeline.kind, pipeline.extras](spec, shared, self.weights)
         self.pipeline, self.head = arranged.pipeline, arranged.head
