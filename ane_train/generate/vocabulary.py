@@ -33,6 +33,13 @@ class Vocabulary:
         tokens = self.tokenizer.encode_prompt(text)
         if not len(tokens) and self.tokenizer.end_of_text is not None:
             tokens = np.array([self.tokenizer.end_of_text], np.int32)
+        return self._rows(tokens)
+
+    def encode_part(self, text: str) -> Tokens:
+        """The rows of text that goes on behind other text, int32 [N]. DataError as `encode`."""
+        return self._rows(self.tokenizer.encode(text))
+
+    def _rows(self, tokens: Tokens) -> Tokens:
         if self.kept is None:
             return tokens
         unknown = [int(token) for token in tokens if int(token) not in self._row_of]
