@@ -27,8 +27,6 @@ from ane_train.errors import ConfigError
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters=","), min_size=1)
-NAMES = NAMES.map(str.strip).filter(bool)
 NUMBERS = {"float": float, "Duration": float, "LossScale": float, "int": int, "ByteSize": int}
 NAMES = st.from_regex(r"[a-z0-9.*?_\[\]-]+", fullmatch=True)
 

@@ -60,13 +60,16 @@ def test_greedy_tokens_with_the_cache_are_those_of_whole_passes(name: str, numer
     step.close()
 
 
+@pytest.mark.parametrize("numerics", ["fp16", "hazard"])
 @pytest.mark.parametrize("name", MODELS)
-def test_in_fp16_the_next_token_is_that_of_transformers_where_no_two_tie(name: str) -> None:
+def test_in_fp16_the_next_token_is_that_of_transformers_where_no_two_tie(
+    name: str, numerics: str
+) -> None:
     spec, weights = model(name)
     other = peer(spec, weights)
     text = np.array([*PROMPT, *peer_tokens(other, PROMPT, 64)], np.int32)
     theirs = peer_logits(other, text)[len(PROMPT) - 1 : -1]
-    made = generator(spec, weights, "fp16")
+    made = generator(spec, weights, numerics)
     ours = np.stack([made.prefill(PROMPT), *map(made.step, text[len(PROMPT) : -1].tolist())])
     assert relative_error(ours, theirs) < 1e-2
     sure = np.partition(theirs, -2)

@@ -27,7 +27,7 @@ _METAVARS = {
 }
 # Flags of maderix/ANE that mean nothing here: (name, why it can be ignored).
 _IGNORED = {
-    "--no-generate": "no samples are generated while training",
+    "--no-generate": "samples are written with --sample-every alone",
     "--no-powermetrics": "power is not measured",
 }
 

@@ -50,6 +50,17 @@ static void run_tokens(ane_context *context, size_t dim, size_t sequence) {
     free(table), free(x), free(logits), free(losses), free(tokens);
 }
 
+static void run_vectors(ane_context *context, size_t rows, size_t columns) {
+    float *x = floats(columns), *y = floats(rows), *scales = floats(rows);
+    uint16_t *halves = calloc(rows * columns, sizeof *halves);
+    int8_t *bytes = calloc(rows * columns, sizeof *bytes);
+    EXPECT(halves && bytes);
+    for (size_t i = 0; i < rows * columns; i++) bytes[i] = (int8_t)(i % 255);
+    EXPECT(!ane_matvec_fp16(context, rows, columns, halves, x, y));
+    EXPECT(!ane_matvec_int8(context, rows, columns, bytes, scales, x, y));
+    free(x), free(y), free(scales), free(halves), free(bytes);
+}
+
 static void run_products(ane_context *context, size_t m, size_t n, size_t k) {
     float *a = floats(m * k), *b = floats(k * n), *c = floats(m * n);
     for (int flags = 0; flags < 4; flags++)
@@ -86,6 +97,7 @@ static void *use_context(void *argument) {
             run_tokens(argument, sizes[i], sizes[j]);
         }
         run_products(argument, sizes[i], 65, 7);
+        run_vectors(argument, 9, sizes[i]);
         run_flat(argument, 20000 * i + sizes[i]);
         run_conversions(sizes[i]);
         ane_error_info error;
@@ -93,6 +105,8 @@ static void *use_context(void *argument) {
         EXPECT(error.status == ANE_ERROR_ARGUMENT && error.text[0]);
     }
     run_products(argument, 300, 129, 65);
+    run_vectors(argument, 7, 2049);
+    run_vectors(argument, 130, 600);
     return NULL;
 }
 
