@@ -67,7 +67,7 @@ def test_the_screen_says_what_the_report_says(here: tuple[Done, dict[str, Any]])
         assert title in lines
     for name in (*verdicts(report, "program"), *verdicts(report, "op")):
         assert any(line.strip().startswith(name) for line in lines), name
-    assert lines[-2].strip() == "-  the report is in report.json"
+    assert lines[-3].strip() == "-  the report is in report.json"
 
 
 def test_the_report_reads_back_and_is_of_numbers(here: tuple[Done, dict[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def test_where_the_ane_does_not_open_the_software_engine_is_tried(
     assert [m["name"] for m in report["device"]["methods"] if not m["matches"]]
     assert report["compared_with"] == "NumPy"
     assert set(verdicts(report, "program").values()) == {"ok"}
-    assert "the ANE is there and is not used" in done.stdout
+    assert "the ANE is there and cannot be used" in done.stdout
     assert not (tmp_path / PROFILE).exists()
 
 
@@ -160,7 +160,8 @@ def test_a_program_that_is_refused_later_runs_in_software(
     assert done.returncode == 8
     report = json.loads((tmp_path / "r.json").read_text())
     assert verdicts(report, "program")["feed_forward_backward"] == "refused"
-    assert "does not hold: program feed_forward_backward: refused" in done.stdout
+    assert "training needs: program feed_forward_backward: refused" in done.stdout
+    assert done.stdout.splitlines()[-2].strip() == "-  not all that training needs holds"
     monkeypatch.setenv("HOME", str(tmp_path / HOME))
     monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
     settings = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")

@@ -81,6 +81,10 @@ def test_an_op_is_needed_if_a_program_of_the_model_has_it() -> None:
     assert "softmax" in used
     needed = {case.name.split()[0] for case in CASES if case.group == OP and case.needed}
     assert needed == used
+    constant = {op.kind for layout in SUBJECT.static for op in layout.program.ops}
+    static = {case.name.split()[0] for case in CASES if case.group == OP and case.static}
+    assert static == constant - used
+    assert "conv" in static
     assert not any(case.needed for case in op_cases(()))
 
 

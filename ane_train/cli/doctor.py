@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -12,16 +13,18 @@ import click
 from ane_train.errors import ExitCode
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.text import Text
 
     from ane_train.doctor.report import Report
     from ane_train.doctor.sections import Section
 
-WIDTH = 100  # columns of plain text
+WIDTH = 100  # columns where there is no terminal; narrower ones are not shown every column
+INDENT, GAP = "  ", "  "
+MINIMUM = 20  # columns of a last cell, however narrow the terminal
 _STYLES = {
     "ok": "green",
-    "absent": "green",
-    "confirmed": "yellow",
+    "no": "green",
+    "yes": "yellow",
     "skipped": "dim",
     "wrong": "bold red",
     "refused": "bold red",
@@ -89,7 +92,7 @@ def _save_profile(report: Report, folder: Path) -> list[str]:
     from ane_train.doctor.examine import profile_of
     from ane_train.engine.profile import write_profile
 
-    if not report.dispatch:
+    if not report.tried_ane:
         return []
     try:
         return [f"later runs go by {write_profile(folder, profile_of(report))}"]
@@ -116,82 +119,49 @@ class _Bar:
 
 
 def _show(report: Report, saved: list[str], stream: TextIO) -> None:
+    """Every section on the stream: in colour and to its width on a terminal, else 100 columns."""
+    from rich.console import Console
+    from rich.text import Text
+
     from ane_train.cli.screen import is_terminal
     from ane_train.doctor.sections import sections
 
-    parts = sections(report, saved)
-    if not is_terminal(stream):
-        for section in parts:
-            for line in plain_lines(section):
-                click.echo(line, file=stream)
-        return
-    from rich.console import Console
-
-    console = Console(file=stream, highlight=False)
-    for section in parts:
-        print_section(section, console)
+    console = Console(file=stream, highlight=False, width=None if is_terminal(stream) else WIDTH)
+    for section in sections(report, saved):
+        console.print(Text(section.title, "bold"))
+        for line in section_lines(section, min(console.width, WIDTH)):
+            console.print(line, soft_wrap=True)
+        console.print()
 
 
-def plain_lines(section: Section) -> list[str]:
-    """A section as aligned lines of at most 100 columns, without escape codes, and an empty one."""
-    rows = [section.header, *section.rows] if section.header else list(section.rows)
+def section_lines(section: Section, width: int) -> Iterator[Text]:
+    """Table and notes in lines of at most `width` columns, longer words aside."""
+    hidden = section.wide if width < WIDTH else ()
+    shown = [index for index in range(len(section.rows[0])) if index not in hidden]
+    rows = [[row[index] for index in shown] for row in (section.header, *section.rows) if row]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [section.title]
     for row in rows:
-        lines += _wrapped("  ", row, widths)
-    for note in section.notes:
-        lines += _wrapped("  ", ("-", note), [1, len(note)])
-    return [*lines, ""]
+        yield from _wrapped(row, widths, section.verdict, width)
+    left_out = ", ".join(section.header[index] for index in hidden)
+    for note in (*section.notes, *([f"not shown for want of room: {left_out}"] * bool(hidden))):
+        yield from _wrapped(["-", note], [1, len(note)], None, width)
 
 
-def _wrapped(indent: str, row: tuple[str, ...], widths: list[int]) -> list[str]:
+def _wrapped(row: list[str], widths: list[int], verdict: int | None, width: int) -> Iterator[Text]:
     """The row; its last cell goes on in the next lines, below its own beginning."""
     import textwrap
 
-    cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-    first = indent + "".join(f"{cell}  " for cell in cells)
-    rest = " " * len(first)
-    return textwrap.wrap(
-        row[-1],
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_on_hyphens=False,
-        break_long_words=False,
-    ) or [first.rstrip()]
-
-
-def print_section(section: Section, console: Console) -> None:
-    """A section as a table that fits the terminal."""
-    from rich.table import Table
     from rich.text import Text
 
-    hidden = section.wide if console.width < WIDTH else ()
-    shown = [index for index in range(len(section.rows[0])) if index not in hidden]
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 2),
-        show_header=bool(section.header),
-        header_style="dim",
-    )
-    for index in shown:
-        numeric = section.verdict is not None and index > section.verdict and index < 7
-        table.add_column(
-            section.header[index] if section.header else "",
-            justify="right" if numeric and len(section.header) > 4 else "left",
-            no_wrap=index == 0 and len(section.header) != 2,
-            overflow="fold",
-            style="cyan" if not section.header and index == 0 else "",
-        )
-    for row in section.rows:
-        cells = [
-            Text(row[index], _STYLES.get(row[index], "") if index == section.verdict else "")
-            for index in shown
-        ]
-        table.add_row(*cells)
-    console.print(Text(section.title, "bold"))
-    console.print(table)
-    for note in section.notes:
-        console.print(Text(f"  - {note}", "dim"))
-    console.print()
+    line = Text(INDENT)
+    for index, cell in enumerate(row[:-1]):
+        style = _STYLES.get(cell, "") if index == verdict else ""
+        line.append(cell, style).append(" " * (widths[index] - len(cell)) + GAP)
+    room = max(width - len(line), MINIMUM)
+    style = _STYLES.get(row[-1], "") if verdict == len(row) - 1 else ""
+    parts = textwrap.wrap(row[-1], room, break_on_hyphens=False, break_long_words=False)
+    indent = " " * len(line)
+    for part in parts or [""]:
+        line.append(part, style).rstrip()
+        yield line
+        line = Text(indent)

@@ -35,8 +35,7 @@ class Case:
     """One program to try.
 
     draw: values [C, W] for each input. tolerance: allowed RMS error of each block of the output,
-    relative to the block's RMS. needed: whether training depends on it. question, rule, hazard:
-    of a hazard, as in `report.Found`.
+    relative to the block's RMS. needed, static, question, rule, hazard: as in `report.Found`.
     """
 
     name: str
@@ -45,6 +44,7 @@ class Case:
     draw: Draw
     tolerance: float
     needed: bool = False
+    static: bool = False
     blocks: Packing | None = None
     question: str = ""
     rule: str = ""
@@ -63,13 +63,16 @@ def all_cases(
 
     Training needs the first, and the ops that they are made of.
     """
-    kinds = {op.kind for layout in programs for op in layout.program.ops}
     return [
         *program_cases(programs),
         *program_cases(static, STATIC),
-        *op_cases(kinds),
+        *op_cases(_kinds(programs), _kinds(static)),
         *hazard_cases(vocabulary),
     ]
+
+
+def _kinds(programs: Iterable[LayerProgram]) -> set[str]:
+    return {op.kind for layout in programs for op in layout.program.ops}
 
 
 def program_cases(programs: Iterable[LayerProgram], group: str = PROGRAM) -> list[Case]:
@@ -81,16 +84,17 @@ def program_cases(programs: Iterable[LayerProgram], group: str = PROGRAM) -> lis
             layout.program,
             _packed(layout.input),
             WHOLE_PROGRAM,
-            group == PROGRAM,
-            layout.output,
+            needed=group == PROGRAM,
+            static=group == STATIC,
+            blocks=layout.output,
         )
         for layout in programs
     ]
 
 
-def op_cases(needed: Iterable[str]) -> list[Case]:
-    """One program per op of the table; `needed` are the ops that training uses."""
-    used = frozenset(needed)
+def op_cases(dynamic: Iterable[str], static: Iterable[str] = ()) -> list[Case]:
+    """One program per op of the table, given the ops of each pipeline."""
+    needed, others = frozenset(dynamic), frozenset(static)
     cases = []
     for row in OP_ROWS:
         b = mil.Builder()
@@ -98,7 +102,8 @@ def op_cases(needed: Iterable[str]) -> list[Case]:
         x = b.input("x", (1, channels, 1, WIDTH))
         program = b.build([row.build(b, x)])
         tolerance = EXACT if row.kind in MOVEMENT else ONE_OP
-        cases.append(Case(row.name, OP, program, row.draw(channels), tolerance, row.kind in used))
+        used = row.kind in needed, row.kind in others - needed
+        cases.append(Case(row.name, OP, program, row.draw(channels), tolerance, *used))
     return cases
 
 

@@ -114,7 +114,11 @@ def _several_ports() -> Iterator[HazardRow]:
         "port-order",
     )
     yield _difference(
-        "two inputs of unequal size", ("a", "b"), 2 * WIDTH, "Must sizes be equal?", "port-sizes"
+        "two inputs of unequal size",
+        ("a", "b"),
+        2 * WIDTH,
+        "Do two inputs of unequal size fail?",
+        "port-sizes",
     )
 
     def build(b: mil.Builder) -> list[mil.Value]:

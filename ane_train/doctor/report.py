@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,14 +29,16 @@ HAZARD, DISPATCH = "hazard", "dispatch"
 class Found:
     """One case. `text` is the error, the answer to a hazard's question, or why it was skipped.
 
-    digest: of the MIL text; rule: the chip rule that an absent hazard refutes; hazard: name of the
-    mil.Hazard that the case asks for.
+    needed: whether --pipeline dynamic, the usual one, depends on it; static: whether only
+    --pipeline static does. digest: of the MIL text; rule: the chip rule that an absent hazard
+    refutes; hazard: name of the mil.Hazard that the case asks for.
     """
 
     name: str
     group: str
     verdict: str
     needed: bool = False
+    static: bool = False
     question: str = ""
     text: str = ""
     rule: str = ""
@@ -102,26 +104,37 @@ class Report:
     notes: tuple[str, ...] = ()
 
     @property
+    def tried_ane(self) -> bool:
+        """Whether the cases ran on the ANE."""
+        return bool(self.dispatch)
+
+    @property
     def problems(self) -> tuple[str, ...]:
-        """What training needs and does not hold, one line each; empty if all does."""
-        found = [f"{case.group} {case.name}: {case.verdict}" for case in self.cases if _bad(case)]
+        """What training needs and is not shown to hold, as lines; empty if all does."""
+        lines = _grouped(case for case in self.cases if case.needed and case.verdict != OK)
         if self.choice.asked == "ane" and self.choice.engine != "ane":
-            found.insert(0, self.choice.reason)
-        return tuple(found)
+            lines.insert(0, self.choice.reason)
+        return tuple(lines)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What does not hold and training does not need."""
-        failed = [case for case in self.cases if not case.holds and not case.needed]
-        return tuple(f"{case.group} {case.name}: {case.verdict}" for case in failed)
+        """What does not hold and training does not need, as lines."""
+        return tuple(_grouped(case for case in self.cases if not case.holds and not case.needed))
 
     def to_text(self) -> str:
         """The report as JSON."""
         return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
 
 
-def _bad(case: Found) -> bool:
-    return case.needed and not case.holds
+def _grouped(cases: Iterable[Found]) -> list[str]:
+    """A line for each group and verdict, with the names of its cases."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        names.setdefault((case.group, case.verdict), []).append(case.name)
+    return [
+        f"{group}{'s' * (len(found) > 1)} {', '.join(found)}: {verdict}"
+        for (group, verdict), found in names.items()
+    ]
 
 
 def read_report(text: str) -> Report:

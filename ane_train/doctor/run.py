@@ -108,6 +108,7 @@ def describe(case: Case, verdict: str, text: str) -> Found:
         case.group,
         verdict,
         case.needed,
+        case.static,
         case.question,
         text,
         case.rule,

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from ane_train.doctor.report import DISPATCH, HAZARD, OP, PROGRAM, STATIC, Found, Report
+from ane_train.doctor.report import (
+    ABSENT,
+    CONFIRMED,
+    DISPATCH,
+    HAZARD,
+    OK,
+    OP,
+    PROGRAM,
+    STATIC,
+    Found,
+    Report,
+)
+from ane_train.engine.device import Method
 from ane_train.metrics.text import size
 
 Row = tuple[str, ...]
@@ -41,15 +54,15 @@ def sections(report: Report, saved: Iterable[str] = ()) -> list[Section]:
         _engine(report),
         _driver(report),
         _ports(report),
-        _measured("programs", report, PROGRAM),
-        _measured("programs with weights as constants", report, STATIC),
-        _measured("ops", report, OP),
+        _programs("dynamic", report, PROGRAM),
+        _programs("static", report, STATIC),
+        _ops(report),
         _hazards(report),
         _dispatch(report),
     ]
     if not report.device.present:
         found.append(_list("what only a Mac can prove", ONLY_A_MAC))
-    found.append(_list("what to do next", [*_next(report), *saved]))
+    found.append(_list("what to do next", [*_next(report), *saved, _conclusion(report)]))
     return [section for section in found if section.rows]
 
 
@@ -86,19 +99,24 @@ def _driver(report: Report) -> Section:
     missing = [name for name, there in device.classes.items() if not there]
     changed = [method for method in device.methods if not method.matches]
     rows = [
-        ("framework", device.framework or "unknown"),
+        ("framework", PurePosixPath(device.framework).name or "unknown"),
         ("system", device.system or "unknown"),
-        ("classes", _of(len(device.classes), missing)),
-        ("encodings", _of(len(device.methods), [f"{m.owner} {m.name}" for m in changed])),
-        *((name, text) for name, text in device.facts.items()),
-        *((m.name, f"{m.found or 'missing'}, expected {m.expected}") for m in changed),
+        ("classes", _of(len(device.classes), len(missing))),
+        *(("missing", name) for name in missing),
+        ("encodings", _of(len(device.methods), len(changed))),
+        *(("differs", _difference(method)) for method in changed),
+        *device.facts.items(),
     ]
     return Section("framework", tuple(rows))
 
 
-def _of(count: int, bad: list[str]) -> str:
-    good = f"{count - len(bad)} of {count} as expected"
-    return f"{good}; not: {', '.join(bad)}" if bad else good
+def _of(count: int, bad: int) -> str:
+    return f"{count - bad} of {count} as expected"
+
+
+def _difference(method: Method) -> str:
+    found = method.found or "not there"
+    return f"{method.owner} {method.name} is {found}, expected {method.expected}"
 
 
 def _is_port_rule(case: Found) -> bool:
@@ -117,25 +135,53 @@ def _hazards(report: Report) -> Section:
     return _questions("hazards", cases, report)
 
 
+_ANSWERS = {ABSENT: "no", CONFIRMED: "yes"}
+
+
 def _questions(title: str, cases: list[Found], report: Report) -> Section:
-    where = "" if report.device.present else " of the software engine"
-    rows = tuple((case.question, case.verdict.removeprefix("hazard ")) for case in cases)
-    notes = tuple(f"{case.name}: {case.text}" for case in cases if case.text != "no")
-    return Section(f"{title}{where}", rows, ("question", "hazard"), 1, notes=notes)
+    where = "" if report.tried_ane else " of the software engine"
+    rows = tuple((case.question, _ANSWERS.get(case.verdict, case.verdict)) for case in cases)
+    notes = tuple(_texts(case for case in cases if case.text != "no"))
+    return Section(f"{title}{where}", rows, ("hazard", "confirmed"), 1, notes=notes)
 
 
-def _measured(title: str, report: Report, group: str) -> Section:
+def _programs(kind: str, report: Report, group: str) -> Section:
+    title = f"{kind} programs of {report.model} at {report.sequence} tokens"
+    notes = {
+        PROGRAM: (
+            "dynamic: weights are inputs; what training uses unless told --pipeline static",
+            "RMS error: of the worst result, relative to its RMS; max error: of one number",
+            "memory: surfaces, constants and scratch space",
+        ),
+        STATIC: ("static: weights are constants (--pipeline static, --engine-extras)",),
+    }
+    return _measured(title, report, group, notes[group])
+
+
+def _ops(report: Report) -> Section:
+    cases = [case for case in report.cases if case.group == OP]
+    uses = {
+        "used by --pipeline static alone": [case.name for case in cases if case.static],
+        "not used in training": [c.name for c in cases if not c.needed and not c.static],
+    }
+    notes = [f"{use}: {'; '.join(names)}" for use, names in uses.items() if names]
+    return _measured("ops", report, OP, notes)
+
+
+def _measured(title: str, report: Report, group: str, notes: Iterable[str]) -> Section:
     cases = [case for case in report.cases if case.group == group]
     header = ("name", "verdict", "RMS error", "max error", "compile", "evaluate", "memory")
-    notes = [f"{case.name}: {case.text}" for case in cases if case.text]
-    if group == OP:
-        unused = [case.name for case in cases if not case.needed]
-        notes.append(f"training does without {', '.join(unused)}")
-    elif cases:
-        title = f"{title} of {report.model} at {report.sequence} tokens"
-    title = f"{title}, against {report.compared_with}"
     rows = tuple(_numbers(case) for case in cases)
-    return Section(title, rows, header, 1, wide=(3, 6), notes=tuple(notes))
+    title = f"{title}, against {report.compared_with}"
+    return Section(title, rows, header, 1, wide=(3, 6), notes=(*_texts(cases), *notes))
+
+
+def _texts(cases: Iterable[Found]) -> list[str]:
+    """What was said of cases, once for all of which the same was said."""
+    names: dict[str, list[str]] = {}
+    for case in cases:
+        names.setdefault(case.text, []).append(case.name)
+    return [f"{'; '.join(found)}: {text}" for text, found in names.items() if text]
 
 
 def _numbers(case: Found) -> Row:
@@ -161,7 +207,8 @@ def _dispatch(report: Report) -> Section:
         (case.name, case.verdict, _number(case.evaluate_ms, "{:.3f} ms"), case.text)
         for case in cases
     )
-    notes = (f"used from now on: {report.dispatch}",) if report.dispatch else ()
+    right = any(case.verdict == OK for case in cases)
+    notes = (f"used from now on: {report.dispatch}",) if right else ()
     return Section("dispatch", rows, ("path", "verdict", "all programs", ""), 1, notes=notes)
 
 
@@ -173,21 +220,24 @@ _ATTACH = "ane-train doctor --json report.json"
 
 
 def _next(report: Report) -> list[str]:
+    """What does not hold, and what can be done about it."""
     train = f"ane-train --model {report.model}"
+    lines = [f"training does without: {text}" for text in report.warnings]
+    lines += [f"training needs: {text}" for text in report.problems]
+    if report.problems and report.choice.engine == "ane":
+        lines.append(f"{train} runs these programs on the software engine, the rest on the ANE")
+    elif report.problems:
+        lines.append(f"train on the software engine meanwhile: {train} --engine cpu")
+    elif report.choice.asked == "auto" and report.device.problem and report.device.present:
+        lines.append("the ANE is there and cannot be used")
+    if lines:
+        lines.append(f"open an issue and attach the report: {_ATTACH}")
+    return lines
+
+
+def _conclusion(report: Report) -> str:
+    engine = {"ane": "the ANE", "cpu": "the software engine"}[report.choice.engine]
     if report.problems:
-        lines = [f"needed to train, and does not hold: {problem}" for problem in report.problems]
-        if report.choice.engine == "ane":
-            lines.append(f"{train} runs these programs on the software engine, the rest on the ANE")
-        else:
-            lines.append(f"train on the software engine meanwhile: {train} --engine cpu")
-        return [*lines, f"open an issue and attach the report: {_ATTACH}"]
-    lines = [f"not needed to train, and does not hold: {text}" for text in report.warnings]
-    if report.choice.engine == "ane":
-        return [*lines, f"all that training needs holds: {train} trains on the ANE"]
-    if report.choice.asked == "auto" and report.device.present:
-        return [
-            *lines,
-            f"the ANE is there and is not used; attach the report to an issue: {_ATTACH}",
-            f"{train} trains on the software engine",
-        ]
-    return [*lines, f"all that training needs holds: {train} trains on the software engine"]
+        return "not all that training needs holds"
+    does = f"ane-train --model {report.model} trains on {engine}"
+    return f"all that training needs holds: {does}" if report.cases else does
