@@ -15,11 +15,10 @@ from typing import Any
 
 from ane_train.doctor.scrub import scrub
 from ane_train.doctor.settings import Job
-from ane_train.doctor.worker import DONE, MARK
+from ane_train.doctor.worker import DONE, FAREWELL, MARK
 from ane_train.records import to_json
 
 SILENCE = 300.0  # seconds without a finding, after which a worker is ended
-_FAREWELL = 10.0  # seconds for a worker that is done to end by itself
 
 
 class DiedError(Exception):
@@ -27,7 +26,10 @@ class DiedError(Exception):
 
 
 def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
-    """(word, value) of each finding of a new process; DiedError if it does not finish."""
+    """(word, value) of each finding of a new process; DiedError if it does not finish.
+
+    The process also ends when this one does, however that ends: then its stdin is closed.
+    """
     command = [sys.executable, "-m", "ane_train.doctor"]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
@@ -39,25 +41,34 @@ def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
                 word, value = next(iter(json.loads(line).items()))
                 if word == DONE:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(_FAREWELL)
+                        process.wait(FAREWELL)
                     return
                 yield word, value
             ended = _ended(process)
         finally:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+            _end(process)
         errors.seek(0)
         raise DiedError(_how(ended, errors.read(), silence))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process, which cleans up if it still can."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(FAREWELL)
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 def _send(process: subprocess.Popen[bytes], job: Job) -> None:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(to_json(job)).encode())
-        process.stdin.close()
+        process.stdin.write(json.dumps(to_json(job)).encode() + b"\n")
+        process.stdin.flush()
 
 
 def _lines(process: subprocess.Popen[bytes], silence: float) -> Iterator[str]:

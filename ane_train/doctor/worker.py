@@ -6,8 +6,12 @@ when the process dies. Unmarked lines are somebody else's.
 
 from __future__ import annotations
 
+import _thread
 import json
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,15 +43,26 @@ from ane_train.records import from_json, to_json
 MARK = "doctor: "
 DELTA_QUESTION = "Does a compiled program fail to take new weights (--delta)?"
 DEVICE, CHOICE, BEGIN, FOUND, FULL, DONE = "device", "choice", "begin", "found", "full", "done"
+FAREWELL = 2.0  # seconds for a worker to end by itself
 Answer = tuple[str, Any]
 
 
 def main() -> None:
-    """Does the job that is on stdin."""
-    job = from_json(Job, json.loads(sys.stdin.read()))
+    """Does the job that is on the first line of stdin; ends when stdin does."""
+    job = from_json(Job, json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     for word, value in WORK[job.work](job):
         print(f"{MARK}{json.dumps({word: to_json(value)})}", flush=True)
     print(f"{MARK}{json.dumps({DONE: True})}", flush=True)
+
+
+def _end_with_stdin() -> None:
+    """Where nobody waits for findings, cleans up and ends, also out of a call that hangs."""
+    while os.read(0, 1):
+        pass
+    _thread.interrupt_main()
+    time.sleep(FAREWELL)
+    os._exit(1)
 
 
 def _look(job: Job) -> Iterator[Answer]:
