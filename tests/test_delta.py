@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from apple.build import Tools, build_driver, build_tools
 from apple.session import StandIn
 from runs import TINY, ane_train, arrays, losses, metrics, same_bits, trained
 
 from ane_train.engine import EngineOptions, check_delta, open_engine
+from ane_train.errors import EngineError
 from ane_train.model.spec import load_model
+from ane_train.native.engine import Context, Program
 from ane_train.native.library import find_blas
 from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import TrainingStep
 
+Files = Mapping[str, bytes]
 STATIC = (*TINY, "--pipeline", "static", "--threads", 2, "--out", "run")
 TEN = (*STATIC, "--steps", 10)
 PROGRAMS = 8  # of the tiny model's two layers
@@ -128,3 +134,75 @@ def test_equal_weights_are_no_change(driver: Path, tools: Tools, report: Path) -
     assert check_delta(engine.context) == ""
     assert standin.report()["compiles"] == compiles + TESTED
     engine.close()
+
+
+class Misled:
+    """An engine whose programs get of all weight files so far those that `choose` takes."""
+
+    def __init__(self, context: Context, choose: Callable[[list[Files]], Files]) -> None:
+        self._context, self._choose = context, choose
+        self.given: list[Files] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._context, name)
+
+    def compile(self, text: str, files: Files, donor: Program | None = None) -> Program:
+        self.given.append(files)
+        return self._context.compile(text, self._choose(self.given), donor=donor)
+
+
+OLD = "a program goes on with its old weights"
+
+
+@pytest.mark.parametrize(
+    ("choose", "words"),
+    [
+        (lambda given: given[-1], ""),
+        (lambda given: given[0], OLD),
+        (lambda given: given[min(len(given) - 1, 1)], OLD),
+        (lambda given: given[-1 if len(given) < 3 else 0], "computes wrongly once its weights"),
+    ],
+    ids=["its own", "the first", "the donor's, if that had a donor", "the donor's donor's"],
+)
+@pytest.mark.parametrize("numerics", ["fp16", "fp32", "hazard"])
+def test_the_check_tells_whose_weights_a_program_computes_with(
+    choose: Callable[[list[Files]], Files], words: str, numerics: str
+) -> None:
+    with Context(numerics) as context:
+        misled: Any = Misled(context, choose)
+        problem = check_delta(misled)
+        assert words in problem
+        assert bool(words) == bool(problem)
+        assert (context.counts().compiled, context.counts().loaded) == (1, 0)
+        assert context.counts().surfaces == 0
+
+
+def test_the_check_tells_that_even_a_compiled_program_is_wrong() -> None:
+    with Context() as context:
+        honest: Any = Misled(context, lambda given: given[-1])
+        assert check_delta(honest) == ""
+        other: Any = Misled(context, lambda _: honest.given[1])
+        assert check_delta(other) == "a program computes wrongly before its weights are replaced"
+
+
+def test_delta_needs_room_for_one_program_more_than_a_step_holds() -> None:
+    spec = load_model("tiny")
+    delta = PipelineOptions("static", delta=True)
+
+    def step_within(load_limit: int) -> TrainingStep:
+        engine = open_engine(EngineOptions("cpu", load_limit=load_limit))
+        return TrainingStep(spec, engine, 32, pipeline=delta)
+
+    with pytest.raises(EngineError, match="needs 9 programs loaded at a time, and the limit is 8"):
+        step_within(PROGRAMS)
+    step = step_within(PROGRAMS + 1)
+    tokens = np.zeros((1, 32), np.int32)
+    for seed in (1, 2):
+        step.initialize(seed)
+        assert step.pipeline.ready
+        step.micro_batch(tokens, tokens)  # returns once every program is there
+    other = step.engine.compile(step.pipeline.programs[0].program)
+    step.initialize(3)
+    assert not step.pipeline.ready
+    other.close()
+    step.close()
