@@ -95,7 +95,9 @@ def arguments_of(handles: Handles, kind: str, name: str) -> dict[str, Any]:
 def _array(name: str) -> Any:
     if name in ("tokens", "targets"):
         return np.zeros(2, np.int32)
-    vector = name in ("gamma", "dgamma", "inverse_rms", "losses")
+    if name == "stored":
+        return np.ones((2, 2), np.float16)
+    vector = name in ("gamma", "dgamma", "inverse_rms", "losses", "vector", "result")
     return np.ones(2 if vector else (2, 2), np.float32)
 
 

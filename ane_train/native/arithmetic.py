@@ -56,24 +56,22 @@ def gemm(
 
 
 def matvec(
-    context: Context, matrix: Array, x: Array, y: Array, scales: Array | None = None
+    context: Context, stored: Array, vector: Array, result: Array, scales: Array | None = None
 ) -> None:
-    """y [M] = matrix [M, N] x of a float16 matrix, or an int8 one with a scale for each row.
+    """result [M] = stored [M, N] vector of a float16 matrix, or int8 with a scale for each row.
 
-    The matrix is read as it is. With int8, x counts as 16-bit integers with a scale for 256 each.
+    The matrix is read as it is. With int8, vectors count as 16-bit integers, 256 to a scale.
     """
-    rows, columns = _matrix("matrix", matrix)
-    vector = _floats("x", x, (columns,))
-    result = _floats("y", y, (rows,), written=True)
+    rows, columns = _matrix("stored", stored)
+    x = _floats("vector", vector, (columns,))
+    y = _floats("result", result, (rows,), written=True)
+    dtype = np.dtype(np.float16 if scales is None else np.int8)
+    matrix = _checked("stored", stored, (rows, columns), dtype, False)
     if scales is None:
-        halves = _checked("matrix", matrix, (rows, columns), np.dtype(np.float16), False)
-        status = lib.ane_matvec_fp16(context._pointer, rows, columns, halves, vector, result)
+        status = lib.ane_matvec_fp16(context._pointer, rows, columns, matrix, x, y)
     else:
-        stored = _checked("matrix", matrix, (rows, columns), np.dtype(np.int8), False)
         factors = _floats("scales", scales, (rows,))
-        status = lib.ane_matvec_int8(
-            context._pointer, rows, columns, stored, factors, vector, result
-        )
+        status = lib.ane_matvec_int8(context._pointer, rows, columns, matrix, factors, x, y)
     check(context._pointer, status)
 
 
