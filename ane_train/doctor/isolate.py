@@ -32,8 +32,13 @@ def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
     """
     command = [sys.executable, "-m", "ane_train.doctor"]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        # In a group of its own, lest a Ctrl-C comes twice: from the terminal, and by its stdin.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            process_group=0,
         )
         try:
             _send(process, job)

@@ -6,14 +6,13 @@ when the process dies. Unmarked lines are somebody else's.
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -43,29 +42,33 @@ from ane_train.records import from_json, to_json
 MARK = "doctor: "
 DELTA_QUESTION = "Does a compiled program fail to take new weights (--delta)?"
 DEVICE, CHOICE, BEGIN, FOUND, FULL, DONE = "device", "choice", "begin", "found", "full", "done"
-FAREWELL = 2.0  # seconds for a worker to end by itself
-Answer = tuple[str, Any]
+FAREWELL = 3.0  # seconds for a worker to end by itself
+Answers = Generator[tuple[str, Any], None, None]
 
 
 def main() -> None:
     """Does the job that is on the first line of stdin; ends when stdin does."""
     job = from_json(Job, json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    for word, value in WORK[job.work](job):
-        print(f"{MARK}{json.dumps({word: to_json(value)})}", flush=True)
+    unwanted = threading.Event()
+    threading.Thread(target=_watch_stdin, args=(unwanted,), daemon=True).start()
+    with closing(WORK[job.work](job)) as answers:
+        for word, value in answers:
+            print(f"{MARK}{json.dumps({word: to_json(value)})}", flush=True)
+            if unwanted.is_set():
+                return
     print(f"{MARK}{json.dumps({DONE: True})}", flush=True)
 
 
-def _end_with_stdin() -> None:
-    """Where nobody waits for findings, cleans up and ends, also out of a call that hangs."""
+def _watch_stdin(unwanted: threading.Event) -> None:
+    """Lets the main thread end between two findings, and ends the process if it hangs."""
     while os.read(0, 1):
         pass
-    _thread.interrupt_main()
+    unwanted.set()
     time.sleep(FAREWELL)
     os._exit(1)
 
 
-def _look(job: Job) -> Iterator[Answer]:
+def _look(job: Job) -> Answers:
     """What the driver says before it is opened and, if it finds nothing wrong, whether it opens."""
     device = look(job.settings.driver)
     yield DEVICE, scrub_record(device)
@@ -86,7 +89,7 @@ def _hardware(settings: Settings, dispatch: str = "queue") -> Context:
     return Context(threads=settings.threads, engine=HARDWARE, driver=driver, dispatch=dispatch)
 
 
-def _choose(job: Job) -> Iterator[Answer]:
+def _choose(job: Job) -> Answers:
     """The engine that a run would take, after a check that is made anew."""
     opened = open_hardware(job.settings.options, fresh=True)
     engine = "cpu" if opened.context is None else "ane"
@@ -103,7 +106,7 @@ def open_bench(stack: ExitStack, settings: Settings, hardware: bool, dispatch: s
     return Bench(stack.enter_context(_hardware(settings, dispatch)), software)
 
 
-def _cases(job: Job) -> Iterator[Answer]:
+def _cases(job: Job) -> Answers:
     guard = built_in_chip(this_machine().chip).compile_guard
     cases = Subject(job.settings).cases
     with ExitStack() as stack:
@@ -116,7 +119,7 @@ def _cases(job: Job) -> Iterator[Answer]:
             yield FOUND, try_case(cases[index], bench)
 
 
-def _path(job: Job) -> Iterator[Answer]:
+def _path(job: Job) -> Answers:
     """The model's programs on one path of dispatch, as one finding."""
     with ExitStack() as stack:
         bench = open_bench(stack, job.settings, True, job.dispatch)
@@ -126,7 +129,7 @@ def _path(job: Job) -> Iterator[Answer]:
     yield FOUND, path_found(job.dispatch, found)
 
 
-def _delta(job: Job) -> Iterator[Answer]:
+def _delta(job: Job) -> Answers:
     """Whether a compiled program takes new weights, as a question like those of the hazards."""
     with ExitStack() as stack:
         bench = open_bench(stack, job.settings, job.hardware, job.dispatch)
