@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ane_train import mil
-from ane_train.doctor import reference, run
+from ane_train.doctor import reference, run, settings
 from ane_train.doctor.cases import Case, hazard_cases, op_cases, program_cases
 from ane_train.doctor.report import HAZARD, OP, PROGRAM, STATIC, Found
 from ane_train.doctor.run import Bench, crashed, try_case
@@ -86,6 +86,15 @@ def test_an_op_is_needed_if_a_program_of_the_model_has_it() -> None:
     assert static == constant - used
     assert "conv" in static
     assert not any(case.needed for case in op_cases(()))
+
+
+def test_of_a_vocabulary_that_is_split_one_part_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "most_channels", lambda _: TINY.dim + TINY.vocabulary // 4)
+    subject = Subject(Settings(model="tiny"))
+    (head,) = [layout for layout in subject.static if layout.name == "classifier"]
+    assert head.output["logits"].rows == TINY.vocabulary // 4
+    sizes = {value.type.shape[0] for value in head.program.constants if value.type.shape}
+    assert max(sizes) == TINY.vocabulary // 4
 
 
 def test_every_case_is_sound_and_has_a_name_of_its_own() -> None:

@@ -81,10 +81,7 @@ class Subject:
     @cached_property
     def static(self) -> tuple[LayerProgram, ...]:
         """The same with fresh weights as constants, and those that --engine-extras adds."""
-        rows = parameters(replace(self.spec, layers=1))
-        weights = Arena(rows)
-        initialize(weights, rows, _SEED)
-        values = {name.removeprefix("layers.0."): view for name, view in weights.views.items()}
+        values = self._weights()
         layer = layer_programs(self._shape, Constants(values))
         through_norm = layer_programs(self._shape, Constants(values, norm_backward=True))
         backward = [
@@ -94,14 +91,23 @@ class Subject:
         ]
         return (*layer, *backward, *self._head(values))
 
+    def _weights(self) -> Mapping[str, Array]:
+        """Those of one layer and of the head, with the rows of one part of the vocabulary.
+
+        One part is all of it where the chip takes that.
+        """
+        part = split_vocabulary(self.spec.vocabulary, self.spec.dim, most_channels(None))[0]
+        rows = parameters(replace(self.spec, layers=1, vocabulary=len(part)))
+        weights = Arena(rows)
+        initialize(weights, rows, _SEED)
+        return {name.removeprefix("layers.0."): view for name, view in weights.views.items()}
+
     def _head(self, values: Mapping[str, Array]) -> Iterator[LayerProgram]:
-        """One part of the vocabulary, which is all of it where the chip takes that."""
-        shape, matrix = self._shape, values.get("classifier", values["embedding"])
-        part = split_vocabulary(self.spec.vocabulary, shape.dim, most_channels(None))[0]
-        constants = {"norm": values["norm"], "classifier": matrix[: part.stop]}
-        logits = classifier(shape, Constants(constants))
+        matrix = values.get("classifier", values["embedding"])
+        constants = {"norm": values["norm"], "classifier": matrix}
+        logits = classifier(self._shape, Constants(constants))
         yield from (logits, softmax(logits.output))
-        yield final_norm_backward(shape, Constants({"norm": values["norm"]}))
+        yield final_norm_backward(self._shape, Constants({"norm": values["norm"]}))
 
     @property
     def _shape(self) -> LayerShape:

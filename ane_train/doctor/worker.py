@@ -16,13 +16,13 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+from ane_train.doctor.cases import program_cases
 from ane_train.doctor.report import (
     ABSENT,
     CONFIRMED,
     DISPATCH,
     HAZARD,
     OK,
-    PROGRAM,
     REFUSED,
     SKIPPED,
     Choice,
@@ -123,9 +123,8 @@ def _path(job: Job) -> Answers:
     """The model's programs on one path of dispatch, as one finding."""
     with ExitStack() as stack:
         bench = open_bench(stack, job.settings, True, job.dispatch)
-        found = [
-            try_case(case, bench) for case in Subject(job.settings).cases if case.group == PROGRAM
-        ]
+        cases = program_cases(Subject(job.settings).programs)
+        found = [try_case(case, bench) for case in cases]
     yield FOUND, path_found(job.dispatch, found)
 
 
