@@ -202,6 +202,23 @@ def test_what_goes_wrong_is_a_verdict_not_an_exception(
     assert hazard.text == f"yes, {verdict}: {text}"
 
 
+@pytest.mark.parametrize(
+    ("status", "domain"), [("memory", ""), ("limit", ""), ("system", ""), ("system", "POSIX")]
+)
+def test_a_want_of_room_or_files_says_nothing_of_a_program(
+    status: str, domain: str, context: Context
+) -> None:
+    error = NativeError("cannot make the directory", status)
+    error.domain = domain
+    for at in ("compile", "evaluate"):
+        bench: Any = Bench(Bad(context, at, error))  # type: ignore[arg-type]
+        for name in ("add", "two inputs"):
+            found = try_case(named(name), bench)
+            assert (found.verdict, found.text) == ("skipped", f"not tried: {error}")
+    error.domain = "com.apple.appleneuralengine"
+    assert try_case(named("add"), bench).verdict == "failed"
+
+
 def test_whether_numbers_go_wrong_is_not_known_of_a_program_that_is_refused(
     context: Context,
 ) -> None:

@@ -40,6 +40,11 @@ SEED = 20
 EVALUATIONS = 5
 WORST = 8  # times the allowed RMS error that a single element may be off
 _LARGE = 1e-30
+# Statuses of a NativeError that are about the program, and about what is around it where the error
+# is of one of these domains.
+_REFUSALS = frozenset({"compile", "parse", "type", "unsupported", "weights"})
+_WANTS = frozenset({"memory", "limit", "system"})
+_AROUND = frozenset({"", "POSIX"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,22 @@ class Measured:
 
 
 class _StoppedError(Exception):
-    """A case that got no further: its verdict and why."""
+    """A case that got no further: the verdict that the error means, and why."""
 
-    def __init__(self, verdict: str, error: BaseException) -> None:
+    def __init__(self, error: BaseException) -> None:
+        self.verdict = _meaning(error)
         kind = "" if isinstance(error, NativeError) else f"{type(error).__name__}: "
-        super().__init__(scrub(f"{kind}{error}"))
-        self.verdict = verdict
+        tried = "not tried: " if self.verdict == SKIPPED else ""
+        super().__init__(scrub(f"{tried}{kind}{error}"))
+
+
+def _meaning(error: BaseException) -> str:
+    """A want of room, files or memory says nothing of a program unless the ANE reports it."""
+    if not isinstance(error, NativeError):
+        return FAILED
+    if error.status in _WANTS and error.domain in _AROUND:
+        return SKIPPED
+    return REFUSED if error.status in _REFUSALS else FAILED
 
 
 def try_case(case: Case, bench: Bench) -> Found:
@@ -96,7 +111,7 @@ def try_case(case: Case, bench: Bench) -> Found:
     except _StoppedError as stopped:
         return _judged(replace(found, verdict=stopped.verdict, text=str(stopped)))
     except Exception as error:  # a case must not end the list
-        return replace(found, verdict=FAILED, text=str(_StoppedError(FAILED, error)))
+        return replace(found, verdict=FAILED, text=str(_StoppedError(error)))
     errors = compare(case, measured.outputs, wanted)
     return _judged(_with_numbers(found, measured, errors, _verdict(case, errors)))
 
@@ -136,15 +151,13 @@ def measure(
         try:
             compiled = context.compile(mil.print_program(program), program.weight_files())
         except Exception as error:
-            raise _StoppedError(
-                REFUSED if isinstance(error, NativeError) else FAILED, error
-            ) from error
+            raise _StoppedError(error) from error
         compile_ms = 1e3 * (time.perf_counter() - start)
         stack.callback(compiled.close)
         try:
             outputs, evaluate_ms, bytes_ = _evaluated(context, compiled, inputs, evaluations, stack)
         except Exception as error:
-            raise _StoppedError(FAILED, error) from error
+            raise _StoppedError(error) from error
         cost = compiled.cost
         return Measured(
             outputs, compile_ms, evaluate_ms, bytes_, cost.constant_bytes, cost.scratch_bytes
@@ -256,7 +269,7 @@ def _judged(found: Found) -> Found:
 
     Whether numbers go wrong is not answered by a program that gives none.
     """
-    if found.group != HAZARD:
+    if found.group != HAZARD or found.verdict == SKIPPED:
         return found
     if found.verdict == OK:
         return replace(found, verdict=ABSENT, text="no")
