@@ -163,6 +163,7 @@ FAILURES = [
 ]
 THROWN = ["descriptor", "model", "identifier", "compile", "load", "inner_model", "attributes"]
 THROWN += ["device", "wrap", "request", "evaluate"]
+SPOILT = "results"  # no call: an evaluation succeeds and one number is wrong
 UNLOADS = {"unload": "queue", "realtime_unload": "realtime"}
 
 
@@ -192,6 +193,16 @@ def test_each_call_that_throws_is_an_error_that_leaves_nothing(
         error = error_of(lambda: round_trip(driver))
     assert error.domain == "NSGenericException"
     assert f"{call} was made to fail" in str(error)
+
+
+def test_an_evaluation_can_be_made_to_give_one_wrong_number(
+    driver: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANE_STANDIN_FAIL", f"{SPOILT}:1")
+    with standin.leaving_nothing():
+        pairs = zip(round_trip(driver), expected(), strict=True)
+        wrong = [int((got.view(np.uint16) != want.view(np.uint16)).sum()) for got, want in pairs]
+    assert sorted(wrong) == [0, 1]
 
 
 def test_a_load_that_fails_once_is_tried_again(

@@ -8,6 +8,7 @@
 
 #define SMALLEST_SURFACE 49152
 #define SURFACE_ALIGNMENT 16384
+#define WRONG 0x4000 /* of fp16: small numbers become large ones, and large ones small */
 
 @implementation _ANEModel {
     computation *_computation;
@@ -76,6 +77,7 @@ static BOOL refuse_status(NSError **error, const char *status) {
         return refuse_status(error, info.text);
     }
     STANDIN_ADD(evaluations, 1);
+    if (!standin_gives_object("results")) *(uint16_t *)outputs[0] ^= WRONG;
     return YES;
 }
 
