@@ -187,6 +187,13 @@ def test_a_crash_is_a_finding_and_the_rest_goes_on(driver: Path, tmp_path: Path)
     assert done.returncode == (8 if crashed[0]["needed"] else 0)
 
 
+def test_the_queue_is_used_unless_another_path_is_clearly_faster() -> None:
+    assert examine.fastest({"queue": 1.0, "direct": 0.97}) == "queue"
+    assert examine.fastest({"queue": 1.0, "direct": 0.9, "realtime": 0.94}) == "direct"
+    assert examine.fastest({"direct": 2.0, "realtime": 1.0}) == "realtime"
+    assert examine.fastest({}) == "queue"
+
+
 def test_a_hang_is_ended_and_said(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANE_STANDIN_FAIL", "evaluate:1@1:hang")
     job = Job("cases", Settings(driver=str(driver)), hardware=True)
