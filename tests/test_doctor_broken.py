@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from apple.build import build_driver, build_tools
+from apple_process import run_python
 from doctor_process import HOME, PROFILE, doctor, reported, verdicts
 from runs import TINY, arrays, losses, metrics, same_bits, trained
 
@@ -25,6 +27,8 @@ from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.native.library import find_blas
 from ane_train.records import to_json
 
+TEN = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")
+WRONG = "results:5@10"  # all evaluations of the third case
 examine = importlib.import_module("ane_train.doctor.examine")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
 
@@ -45,6 +49,7 @@ BROKEN = {
     ),
     "refusals": ({"ANE_STANDIN_FAIL": "compile:1000"}, "compile was made to fail"),
     "failures": ({"ANE_STANDIN_FAIL": "evaluate:1000"}, "evaluate was made to fail"),
+    "wrong numbers": ({"ANE_STANDIN_FAIL": "results:1000"}, "gives wrong numbers on the ANE"),
     "exceptions": ({"ANE_STANDIN_FAIL": "load:1000:throw"}, "load was made to fail"),
 }
 
@@ -152,39 +157,85 @@ def test_the_defects_of_a_chip_are_confirmed_and_remembered(driver: Path, tmp_pa
     assert set(measured["hazards"]) == set(mil.Hazard.__members__)
 
 
-def test_a_program_that_is_refused_later_runs_in_software(
-    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def software(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps on the software engine."""
+    return trained(tmp_path_factory.mktemp("software"), *TEN, "--engine", "cpu")
+
+
+@pytest.mark.parametrize(("failure", "verdict"), [("compile:1@2", "refused"), (WRONG, "wrong")])
+def test_a_program_that_does_not_hold_later_runs_in_software(
+    failure: str,
+    verdict: str,
+    driver: Path,
+    software: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = ("--driver", driver, "--seq", 32, "--json", "r.json")
-    done = doctor(tmp_path, *asked, ANE_STANDIN_FAIL="compile:1@2")
+    done, report = reported(tmp_path, "--driver", driver, "--seq", 32, ANE_STANDIN_FAIL=failure)
     assert done.returncode == 8
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert verdicts(report, "program")["feed_forward_backward"] == "refused"
-    assert "training needs: program feed_forward_backward: refused" in done.stdout
+    bad = {name for name, found in verdicts(report, "program").items() if found != "ok"}
+    assert bad == {"feed_forward_backward"}
+    assert f"training needs: program feed_forward_backward: {verdict}" in done.stdout
     assert done.stdout.splitlines()[-2].strip() == "-  not all that training needs holds"
     monkeypatch.setenv("HOME", str(tmp_path / HOME))
     monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
-    settings = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")
-    folders = [tmp_path / "software", tmp_path / "hardware"]
-    for folder in folders:
-        folder.mkdir()
-    software = trained(folders[0], *settings, "--engine", "cpu")
-    hardware = trained(folders[1], *settings, "--driver", driver)
+    hardware = trained(tmp_path, *TEN, "--driver", driver)
     assert losses(hardware) == losses(software)
     assert same_bits(arrays(hardware), arrays(software))
     (warning,) = metrics(hardware, "warning")
-    assert "the ANE refuses feed_forward_backward" in str(warning)
+    words = f"feed_forward_backward runs on the software engine, not on the ANE: {verdict}: "
+    assert words in str(warning)
 
 
 def test_a_crash_is_a_finding_and_the_rest_goes_on(driver: Path, tmp_path: Path) -> None:
-    crash = {"ANE_STANDIN_FAIL": "compile:1@40:crash"}
-    done = doctor(tmp_path, "--driver", driver, "--json", "r.json", **crash)
-    report = json.loads((tmp_path / "r.json").read_text())
+    cases = Subject(Settings()).cases
+    place = [case.name for case in cases].index("gather")
+    crash = {"ANE_STANDIN_FAIL": f"compile:1@{place}:crash"}
+    done, report = reported(tmp_path, "--driver", driver, **crash)
     crashed = [case for case in report["cases"] if "SIGABRT" in case["text"]]
-    assert [case["verdict"] for case in crashed] == ["failed"]
-    assert report["cases"].index(crashed[0]) == 40
-    assert len(report["cases"]) == len(Subject(Settings()).cases) + 4
-    assert done.returncode == (8 if crashed[0]["needed"] else 0)
+    assert [(case["name"], case["verdict"]) for case in crashed] == [("gather", "failed")]
+    assert len(report["cases"]) == len(cases) + 4
+    assert done.returncode == 0, "training needs no gather"
+    assert "training does without: op gather: failed" in done.stdout
+
+
+OPENING = """
+import sys
+from pathlib import Path
+from ane_train.engine import EngineOptions, open_engine
+engine = open_engine(EngineOptions(sys.argv[1], driver=sys.argv[2], profiles=Path(sys.argv[3])))
+print(engine.name, engine.reason)
+"""
+
+
+def test_a_check_that_ended_its_process_is_not_made_again_unasked(
+    driver: Path, tmp_path: Path
+) -> None:
+    def opened(kind: str, failure: str = "") -> str:
+        environment = {"TMPDIR": str(tmp_path), "ANE_STANDIN_FAIL": failure}
+        return run_python(OPENING, kind, str(driver), str(tmp_path), **environment).stdout
+
+    assert opened("auto", "compile:1:crash") == ""
+    assert opened("auto").startswith("cpu the last check of the ANE ended its process")
+    assert opened("ane") == "ane ANE found, two small programs are right\n"
+    assert opened("auto") == "ane ANE found, two small programs are right (checked before)\n"
+
+
+def test_no_finding_tells_of_folders_users_or_hosts(driver: Path, tmp_path: Path) -> None:
+    person = tmp_path / "planted-name" / "planted-folder"
+    person.mkdir(parents=True)
+    planted = {"USER": "planted-user", "LOGNAME": "planted-user", "TMPDIR": str(person / "none")}
+    asked = ("--engine", "ane", "--driver", driver)
+    done, report = reported(person, *asked, **planted)
+    assert done.returncode == 8
+    text = json.dumps(report)
+    assert "No such file or directory" in text
+    for word in ("planted", str(tmp_path), str(driver.parent), socket.gethostname()):
+        assert word not in text
+    assert set(verdicts(report, "program").values()) == {"skipped"}
+    profile = json.loads((person / PROFILE).read_text())
+    assert profile["measured"]["refused"] == {}, "a want of files says nothing of a program"
 
 
 def test_the_queue_is_used_unless_another_path_is_clearly_faster() -> None:

@@ -141,7 +141,7 @@ class _Loop:
         for key in found.keys() - self.told if self.first_image else ():
             fallback = found[key]
             self.on_event(
-                Warned(f"the ANE refuses {fallback.name}, which runs on the software engine: "
+                Warned(f"{fallback.name} runs on the software engine, not on the ANE: "
                        f"{fallback.reason}")
             )  # fmt: skip
         self.told |= found.keys()
