@@ -101,7 +101,6 @@ class Report:
     cases: tuple[Found, ...]
     dispatch: str = ""
     dispatch_ms: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     @property
     def tried_ane(self) -> bool:

@@ -87,7 +87,6 @@ def _engine(report: Report) -> Section:
         ("asked for", f"--engine {choice.asked}"),
         ("used", names[choice.engine]),
         ("because", choice.reason),
-        *(("note", note) for note in report.notes),
     ]
     return Section("engine", tuple(rows))
 
