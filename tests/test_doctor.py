@@ -91,6 +91,18 @@ def test_no_report_tells_whose_machine_it_is(
         assert not [word for word in words if word in text]
 
 
+def test_another_model_needs_other_ops(here: tuple[Done, dict[str, Any]], tmp_path: Path) -> None:
+    done, report = reported(tmp_path, "--engine", "cpu", "--model", "stories15m", "--seq", 64)
+    assert done.returncode == 0
+    assert (report["model"], report["sequence"]) == ("stories15m", 64)
+    assert set(verdicts(report, "program").values()) == {"ok"}
+    needs = [
+        {case["name"] for case in each["cases"] if case["group"] == "op" and case["needed"]}
+        for each in (here[1], report)
+    ]
+    assert needs[0] - needs[1] == {"pow"}, "for the norm of queries and keys"
+
+
 def test_json_on_stdout_leaves_the_rest_to_stderr(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--engine", "cpu", "--quick", "--json", "-")
     assert json.loads(done.stdout)["choice"]["engine"] == "cpu"

@@ -14,6 +14,7 @@ from ane_train.doctor import reference, run, settings
 from ane_train.doctor.cases import Case, hazard_cases, op_cases, program_cases
 from ane_train.doctor.report import HAZARD, OP, PROGRAM, STATIC, Found
 from ane_train.doctor.run import Bench, crashed, try_case
+from ane_train.doctor.scrub import scrub
 from ane_train.doctor.settings import Settings, Subject
 from ane_train.mil.rules import OP_RULES, PORT_RULES, PROGRAM_RULES
 from ane_train.model.spec import load_model
@@ -257,3 +258,19 @@ def test_the_ane_is_compared_with_the_software_engine_and_hazards_with_numpy(
     assert used == ["NumPy"]
     assert isinstance(add, Found)
     assert replace(add, compile_ms=0.0, evaluate_ms=0.0).rms_error == 0.0
+
+
+def test_texts_lose_paths_users_and_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/Users/planted")
+    monkeypatch.setenv("LOGNAME", "planted")
+    monkeypatch.setattr("socket.gethostname", lambda: "plantedhost.local")
+    for text, told in {
+        "no /Users/planted/a/b.txt here": "no .../b.txt here",
+        "/Users/someone/else/model.mil: bad": ".../model.mil: bad",
+        "'/private/var/folders/xy/T/weights'": "'.../weights'",
+        "on plantedhost.local and plantedhost by planted": "on ... and ... by ...",
+        "replanted stays": "replanted stays",
+        "/System/Library/X.framework/X": "/System/Library/X.framework/X",
+        "12 / 3 and a/b": "12 / 3 and a/b",
+    }.items():
+        assert scrub(text) == told
