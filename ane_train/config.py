@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
 
+from ane_train.config_rules import DEFAULT_MODEL, contradiction
 from ane_train.config_values import (
     DYNAMIC,
     ByteSize,
@@ -33,7 +34,6 @@ ENVIRONMENT_PREFIX = "ANE_TRAIN_"
 NOT_SETTINGS = frozenset({"ANE_TRAIN_DEBUG"})  # variables of the program that no run depends on
 NEW_RUN_ONLY = ("scratch", "resume", "out", "stop_after")  # of one process: never taken from a run
 TRACKER_NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
-DEFAULT_MODEL = "tiny"
 WIDEST_LEARNING_RATE = 2e-3
 LONGEST_BY_DEFAULT = 256  # tokens of a sequence where weights with a long context are trained on
 
@@ -291,30 +291,6 @@ def resolve(layers: Iterable[Layer] = ()) -> RunConfig:
     for layer in layers:
         values.update(_coerced(layer))
     return _checked(RunConfig(**values))
-
-
-def contradiction(config: RunConfig) -> str | None:
-    """What does not go together in `config` and what to do, in one line; None if all does."""
-    if config.scratch and config.resume is not None:
-        return "--scratch starts anew and --resume goes on: give one of them"
-    if config.scratch and config.init is not None:
-        return "--scratch starts from random weights and --init from given ones: give one of them"
-    if config.init is not None and config.model != DEFAULT_MODEL:
-        return "the architecture is that of --init: leave out --model"
-    if config.out is not None and config.resume is not None:
-        return "a resumed run goes on in its own folder: leave out --out"
-    if config.min_lr is not None and config.lr is not None and config.min_lr > config.lr:
-        return f"min_lr {config.min_lr:g} is more than lr {config.lr:g}: lower --min-lr"
-    if config.steps and config.warmup is not None and config.warmup > config.steps:
-        return f"warmup {config.warmup} is more than steps {config.steps}: lower --warmup"
-    if config.patience and not config.eval_every:
-        return "--patience counts evaluations and --eval-every is 0: give it a number of steps"
-    if config.engine == "ane" and config.numerics != "fp16":
-        return f"the ANE computes in fp16: --numerics {config.numerics} needs --engine cpu"
-    for flag, given in (("engine-extras", config.engine_extras), ("delta", config.delta)):
-        if given and config.pipeline != "static":
-            return f"--{flag} needs weights as constants: add --pipeline static"
-    return None
 
 
 def complete(config: RunConfig, *, dim: int, sequence: int) -> RunConfig:

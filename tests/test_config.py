@@ -15,12 +15,12 @@ from ane_train.config import (
     Layer,
     RunConfig,
     complete,
-    contradiction,
     environment_layer,
     resolve,
     run_layer,
     spellings,
 )
+from ane_train.config_rules import contradiction
 from ane_train.config_text import json_schema, markdown, read_file, to_toml
 from ane_train.config_values import is_optional, kind_of, setting_of, written
 from ane_train.errors import ConfigError
