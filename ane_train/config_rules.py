@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ane_train.config import RunConfig
 
 DEFAULT_MODEL = "tiny"
+ALL_LINEAR = "all-linear"  # PEFT's word for every matrix of a layer
 
 
 def contradiction(config: RunConfig) -> str | None:

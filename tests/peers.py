@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from ane_train.model.spec import ModelSpec
 def peer_of(
     spec: ModelSpec,
     table: tuple[Parameter, ...],
-    weights: Arena,
+    weights: Mapping[str, np.ndarray] | Arena,
     dtype: torch.dtype = torch.float64,
 ) -> torch.nn.Module:
     """LlamaForCausalLM, or Qwen3ForCausalLM where queries and keys are normed."""

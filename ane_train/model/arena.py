@@ -33,6 +33,9 @@ class Arena:
     def __getitem__(self, name: str) -> Array:
         return self.views[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.views
+
 
 def initialize(weights: Arena, table: Sequence[Parameter], seed: int) -> None:
     """Fills the weights; each parameter draws from its own stream of (seed, index)."""

@@ -19,7 +19,7 @@ EMBEDDING_STD = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One trained array. `std` 0 means that it starts as ones (a norm's gain)."""
+    """One trained array. `std` 0: it starts as ones (a norm's gain), or zeros (a LoRA's B)."""
 
     name: str
     shape: tuple[int, ...]

@@ -19,6 +19,7 @@ from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, LayerShape
 from ane_train.train.bound import surface_of
 from ane_train.train.gradient_worker import GradientWorker
+from ane_train.train.lora import Adapters
 from ane_train.train.norm import CpuNorm, NormBackward
 from ane_train.train.pipeline import BlockPrograms
 from ane_train.train.timings import Timings
@@ -85,6 +86,7 @@ class BlockContext:
     alpha: float
     delta: bool = False  # constants are replaced in compiled programs
     norm: type[NormBackward] = CpuNorm
+    adapters: Adapters | None = None  # trained in place of the matrices
     workspace: Workspace = field(default_factory=Workspace)
     outputs: dict[tuple[str, int], Surface] = field(default_factory=dict)
 
@@ -146,18 +148,27 @@ class ResidualBlock:
         shared.worker.submit(lambda: self._weight_gradients(gradients), program.target)
 
     def _weight_gradients(self, gradients: Arena) -> None:
-        """Runs on the gradient thread."""
+        """Of what has gradients. Runs on the gradient thread."""
         with self.shared.timings.measure("overlapped"):
             for weight in self.kind.weights:
-                left = self._factor(weight.left, "left")
-                right = self._factor(weight.right, "right")
-                out = gradients[self.prefix + weight.name]
-                context = self.shared.engine.context
-                arithmetic.gemm(context, left, right, out, transpose_b=True, beta=1.0)
+                self._matrix_gradient(weight, gradients)
             for name in self.gains:
-                columns = self._factor(f"backward.output.{name}", "left")
-                gradient = gradients[self.prefix + name]
-                gradient += columns.sum(axis=1)
+                if self.prefix + name in gradients:
+                    columns = self._factor(f"backward.output.{name}", "left")
+                    gradient = gradients[self.prefix + name]
+                    gradient += columns.sum(axis=1)
+
+    def _matrix_gradient(self, weight: Weight, gradients: Arena) -> None:
+        name, adapters = self.prefix + weight.name, self.shared.adapters
+        has_adapter = adapters is not None and name in adapters
+        if name not in gradients and not has_adapter:
+            return
+        left, right = self._factor(weight.left, "left"), self._factor(weight.right, "right")
+        if adapters is not None:
+            adapters.backward(name, left, right, gradients, self.shared.worker.workspace)
+        else:
+            context, out = self.shared.engine.context, gradients[name]
+            arithmetic.gemm(context, left, right, out, transpose_b=True, beta=1.0)
 
     def _factor(self, path: str, role: str) -> Array:
         workspace = self.shared.worker.workspace

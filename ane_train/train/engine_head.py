@@ -82,7 +82,7 @@ class EngineHead:
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum; adds to classifier's and norm's gradients."""
+        """The loss and dx [D, S] of scale * its sum; adds to what gradients there are."""
         self._classify(x)
         found = self._softmax()
         loss = self._loss(found, targets)
@@ -134,7 +134,7 @@ class EngineHead:
     def _classifier_backward(
         self, found: Softmax, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> Array:
-        """The gradient of the normalised x [D, S]; adds to the classifier's."""
+        """The gradient of the normalised x [D, S]; adds to the classifier's, if it has one."""
         context, timings = self._shared.engine.context, self._shared.timings
         normalized = np.empty((self._shared.shape.dim, len(targets)), np.float32)
         with timings.measure("io"):
@@ -143,8 +143,9 @@ class EngineHead:
         name = self._classifier
         for rows, dlogits in self._gradients_of_logits(found, targets, scale):
             with timings.measure("blas"):
-                out = gradients[name][rows.start : rows.stop]
-                arithmetic.gemm(context, dlogits, normalized, out, transpose_b=True, beta=1.0)
+                if name in gradients:
+                    out = gradients[name][rows.start : rows.stop]
+                    arithmetic.gemm(context, dlogits, normalized, out, transpose_b=True, beta=1.0)
                 weight = weights[name][rows.start : rows.stop]
                 arithmetic.gemm(context, weight, dlogits, dnormalized, transpose_a=True, beta=1.0)
         return dnormalized
@@ -169,7 +170,7 @@ class EngineHead:
                 yield rows, tile
 
     def _through_norm(self, x: Array, dnormalized: Array, gradients: Arena) -> Array:
-        """dx [D, S]; adds to the gain's gradient. Both inputs are scaled to fit fp16."""
+        """dx [D, S]; adds to the gain's gradient, if any. Both inputs are scaled to fit fp16."""
         program, timings = self._norm_backward.bound, self._shared.timings
         with timings.measure("io"):
             of_x = stage_residual(program, x, self._shared.shape.norm_epsilon)
@@ -180,8 +181,9 @@ class EngineHead:
         with timings.measure("io"):
             dx = program.read("dx", np.empty_like(x), alpha=of_x / of_dy)
             columns = program.read("norm", np.empty_like(x), alpha=1 / of_dy)
-        gradient = gradients["norm"]
-        gradient += columns.sum(axis=1)
+        if "norm" in gradients:
+            gradient = gradients["norm"]
+            gradient += columns.sum(axis=1)
         return dx
 
 

@@ -46,7 +46,10 @@ class Head(Protocol):
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum; adds to classifier's and norm's gradients."""
+        """The loss and dx [D, S] of scale * its sum.
+
+        Adds to the gradients of classifier and norm, where they have any.
+        """
         ...
 
 
@@ -74,7 +77,9 @@ class Embedding:
             arithmetic.embedding_forward(self.context, weights["embedding"], tokens, x)
 
     def embed_backward(self, tokens: Tokens, dx: Array, gradients: Arena) -> None:
-        """Adds dx [D, S] to the rows of the embedding's gradient."""
+        """Adds dx [D, S] to the rows of the embedding's gradient, if it has one."""
+        if "embedding" not in gradients:
+            return
         with self.timings.measure("elementwise"):
             arithmetic.embedding_backward(self.context, dx, tokens, gradients["embedding"])
 
@@ -139,7 +144,7 @@ class CpuHead:
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum; adds to classifier's and norm's gradients."""
+        """The loss and dx [D, S] of scale * its sum; adds to what gradients there are."""
         self.normalize(x, weights)
         dnormalized = np.empty_like(x)
         total = 0.0
@@ -156,7 +161,7 @@ class CpuHead:
                 self.inverse_rms,
                 dnormalized,
                 dx,
-                gradients["norm"],
+                gradients.views.get("norm", np.empty_like(weights["norm"])),
             )
         return HeadLoss(total, int((targets >= 0).sum())), dx
 
@@ -173,15 +178,16 @@ class CpuHead:
         tile = np.ascontiguousarray(self.normalized[:, start:stop])
         dtile = np.empty_like(tile)
         with self.timings.measure("blas"):
-            arithmetic.gemm(
-                self.context,
-                dlogits,
-                tile,
-                gradients[self.classifier],
-                transpose_a=True,
-                transpose_b=True,
-                beta=1.0,
-            )
+            if self.classifier in gradients:
+                arithmetic.gemm(
+                    self.context,
+                    dlogits,
+                    tile,
+                    gradients[self.classifier],
+                    transpose_a=True,
+                    transpose_b=True,
+                    beta=1.0,
+                )
             arithmetic.gemm(
                 self.context,
                 weights[self.classifier],

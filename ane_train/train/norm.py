@@ -81,8 +81,9 @@ class CpuNorm:
         """Nothing."""
 
     def backward(self, x: Array, dx: Array, weights: Arena, gradients: Arena) -> None:
-        """Also adds to the gain's gradient."""
+        """Also adds to the gain's gradient, if it has one."""
         shared, program = self._shared, self._programs.backward
+        unused = shared.workspace.array("unused", dx.shape[0])
         with shared.timings.measure("io"):
             dnormalized = program.read("dx", shared.workspace.array("dnormalized", *dx.shape))
         with shared.timings.measure("elementwise"):
@@ -93,7 +94,7 @@ class CpuNorm:
                 self._programs.inverse_rms(x, weights),
                 dnormalized,
                 dx,
-                gradients[self._name],
+                gradients.views.get(self._name, unused),
             )
 
 

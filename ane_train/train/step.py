@@ -3,6 +3,7 @@
 Owns the weights, gradients and moments. Gradients are those of loss_scale * mean loss of each
 micro-batch, summed over micro-batches; the update undoes scale and count. When it meets a value
 that is not finite it changes nothing and names the tensor. Frozen weights and moments never move.
+With LoRA only the adapters have gradients and moments, and weights are made from base and adapters.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from math import isfinite, sqrt
 import numpy as np
 
 from ane_train.engine import Engine
+from ane_train.model.adapters import Lora
 from ane_train.model.arena import Arena, Array, initialize
 from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import Parameter, parameters
@@ -24,6 +26,7 @@ from ane_train.train.arrangement import ARRANGEMENTS
 from ane_train.train.block import KINDS, BlockContext, ResidualBlock
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.head import Embedding, Tokens
+from ane_train.train.lora import Adapters
 from ane_train.train.pipeline import PipelineOptions, Refresh
 from ane_train.train.timings import Timings
 
@@ -60,20 +63,33 @@ class TrainingStep:
         *,
         residual_scale: float = 1.0,
         pipeline: PipelineOptions = DYNAMIC,
+        lora: Lora | None = None,
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
         self.residual_scale = float(residual_scale)
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
         self.table: tuple[Parameter, ...] = parameters(spec, output_scale)
         self.frozen: frozenset[str] = frozenset()
-        self.weights, self.gradients = Arena(self.table), Arena(self.table)
-        self.first_moment, self.second_moment = Arena(self.table), Arena(self.table)
+        self.weights = Arena(self.table)
+        self.adapters = Adapters(spec, lora, engine.context) if lora else None
+        self.optimized = self.adapters.table if self.adapters else self.table
+        self.variables = self.adapters.values if self.adapters else self.weights
+        self.gradients = Arena(self.optimized)
+        self.first_moment, self.second_moment = Arena(self.optimized), Arena(self.optimized)
         self.timings = Timings()
         self.worker = GradientWorker()
         self.embedding = Embedding(spec, engine.context, self.timings)
         shape = layer_shape(spec, sequence)
         alpha = self.residual_scale
-        shared = BlockContext(engine, shape, self.worker, self.timings, alpha, pipeline.delta)
+        shared = BlockContext(
+            engine,
+            shape,
+            self.worker,
+            self.timings,
+            alpha,
+            pipeline.delta,
+            adapters=self.adapters,
+        )
         arranged = ARRANGEMENTS[pipeline.kind, pipeline.extras](spec, shared, self.weights)
         self.pipeline, self.head = arranged.pipeline, arranged.head
         self.blocks = [
@@ -89,13 +105,24 @@ class TrainingStep:
     def initialize(self, seed: int) -> None:
         """Fresh weights, in the programs."""
         initialize(self.weights, self.table, seed)
+        if self.adapters:
+            self.adapters.begin(self.weights, seed)
         self.refresh()
 
     def refresh(self) -> None:
-        """Brings the weights into the programs of every layer; after any change of the weights."""
+        """Brings the weights into the programs of every layer; after any change of the weights.
+
+        With LoRA: what is kept of the base, with the adapters.
+        """
         with self.pipeline.refreshing() as refresh:
             for layer in range(self.spec.layers):
-                refresh(layer)
+                self._refresh_layer(layer, refresh)
+
+    def _refresh_layer(self, layer: int, refresh: Refresh) -> None:
+        if self.adapters:
+            with self.timings.measure("optimizer"):
+                self.adapters.merge(layer, self.weights)
+        refresh(layer)
 
     def activations(self, tokens: Tokens) -> Array:
         """Residual stream [D, S] after the last layer, of S tokens."""
@@ -169,7 +196,7 @@ class TrainingStep:
 
     def _gradient_norm(self, gradient_scale: float) -> tuple[float, str | None]:
         squares = 0.0
-        for parameter in filter(self.is_trained, self.table):
+        for parameter in filter(self.is_trained, self.optimized):
             gradient = self.gradients[parameter.name].reshape(-1)
             square = arithmetic.sum_squares(self.engine.context, gradient)
             if not isfinite(square):
@@ -181,7 +208,7 @@ class TrainingStep:
         self, optimizer: AdamW, learning_rate: float, step: int, scale: float, refresh: Refresh
     ) -> None:
         """Updates layer by layer; each is refreshed as soon as it is done."""
-        for layer, parameters_ in groupby(self.table, lambda parameter: parameter.layer):
+        for layer, parameters_ in groupby(self.optimized, lambda parameter: parameter.layer):
             with self.timings.measure("optimizer"):
                 for parameter in filter(self.is_trained, parameters_):
                     arithmetic.adamw(
@@ -196,10 +223,10 @@ class TrainingStep:
                         step=step,
                     )
             if layer is not None:
-                refresh(layer)
+                self._refresh_layer(layer, refresh)
 
     def _arenas(self) -> Sequence[Arena]:
-        return (self.weights, self.gradients, self.first_moment, self.second_moment)
+        return (self.variables, self.gradients, self.first_moment, self.second_moment)
 
     def close(self) -> None:
         """Ends the threads of gradients and of the pipeline. The engine stays open."""
