@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
 
-from ane_train.config_rules import DEFAULT_MODEL, contradiction
+from ane_train.config_rules import ALL_LINEAR, DEFAULT_MODEL, contradiction
 from ane_train.config_values import (
     DYNAMIC,
     ByteSize,
@@ -96,6 +96,21 @@ class RunConfig:
 
     freeze: Names = _what(
         (), "parameters that stay as they are: names or patterns, such as embedding,layers.[0-3].*"
+    )
+    lora_rank: int = _what(
+        0,
+        "train adapters of this rank beside the weights of --init; 0: train these",
+        minimum=0,
+        aliases=("lora-r",),
+    )
+    lora_alpha: float | None = _what(
+        None, "adapters count alpha / rank; default: the rank", above=0
+    )
+    lora_targets: Names = _what(
+        (ALL_LINEAR,),
+        "matrices with adapters, such as q_proj,v_proj (PEFT's own default) or query,value; "
+        "all-linear: all seven of a layer",
+        aliases=("lora-target-modules",),
     )
 
     steps: int = _length(
@@ -294,7 +309,7 @@ def resolve(layers: Iterable[Layer] = ()) -> RunConfig:
 
 
 def complete(config: RunConfig, *, dim: int, sequence: int) -> RunConfig:
-    """`config` with the rules of lr, min_lr, warmup, schedule, seq, residual_scale applied.
+    """`config` with the rules of lr, min_lr, warmup, schedule, seq, ... applied.
 
     dim, sequence: D and S of the model's file, or D and the context of --init. What `config` states
     is kept. The peak follows the width as 1/sqrt(D), anchored at 3e-4 for D = 768. Raises
@@ -318,8 +333,15 @@ def complete(config: RunConfig, *, dim: int, sequence: int) -> RunConfig:
             seq=config.seq or sequence,
             schedule=config.schedule if config.steps else "constant",
             residual_scale=scale if config.residual_scale == "auto" else config.residual_scale,
+            lora_alpha=_lora_alpha(config),
         )
     )
+
+
+def _lora_alpha(config: RunConfig) -> float | None:
+    if config.lora_rank and config.lora_alpha is None:
+        return float(config.lora_rank)
+    return config.lora_alpha
 
 
 def spellings(field_: dataclasses.Field[Any]) -> tuple[str, ...]:

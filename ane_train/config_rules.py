@@ -32,4 +32,29 @@ def contradiction(config: RunConfig) -> str | None:
     for flag, given in (("engine-extras", config.engine_extras), ("delta", config.delta)):
         if given and config.pipeline != "static":
             return f"--{flag} needs weights as constants: add --pipeline static"
+    return _lora_contradiction(config)
+
+
+def _lora_contradiction(config: RunConfig) -> str | None:
+    if config.resume is not None and config.init is None:
+        return None  # what the run itself says comes later, or it has no adapters
+    if not config.lora_rank:
+        for flag, given in (
+            ("alpha", config.lora_alpha is not None),
+            ("targets", config.lora_targets != (ALL_LINEAR,)),
+        ):
+            if given:
+                return f"--lora-{flag} is of adapters: add --lora-rank"
+        return None
+    if config.init is None:
+        return "--lora-rank trains adapters of weights that are there: add --init"
+    if config.freeze:
+        return "with --lora-rank all but the adapters stays as it is: leave out --freeze"
+    if config.compact_vocab:
+        return (
+            "adapters trained with --compact-vocab would not know the tokens that it drops, which "
+            "their model still has: leave it out"
+        )
+    if config.residual_scale == "deepnet":
+        return "adapters are those of a model without a factor: leave out --residual-scale"
     return None

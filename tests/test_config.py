@@ -88,6 +88,10 @@ def reconciled(values):
         values["numerics"] = "fp16"
     if values["engine_extras"] or values["delta"]:
         values["pipeline"] = "static"
+    if values["lora_rank"] and values["init"] is not None:
+        values |= {"freeze": (), "compact_vocab": False, "residual_scale": "none"}
+    else:
+        values |= {"lora_rank": 0, "lora_alpha": None, "lora_targets": ("all-linear",)}
     return values
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-FORMATS = ("hf", "gguf", "llama2c")
+FORMATS = ("hf", "gguf", "llama2c", "peft")
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 
 
@@ -19,7 +19,7 @@ DTYPES = ("f32", "f16", "bf16", "q8_0")
     type=click.Choice(FORMATS),
     default="hf",
     show_default=True,
-    help="Hugging Face (transformers, mlx-lm), GGUF (llama.cpp), llama2.c",
+    help="Hugging Face (transformers, mlx-lm), GGUF (llama.cpp), llama2.c; PEFT: adapters alone",
 )
 @click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path), help="folder for the files"
@@ -32,7 +32,8 @@ DTYPES = ("f32", "f16", "bf16", "q8_0")
     help="of the matrices; q8_0 is for gguf",
 )
 @click.option("--force", is_flag=True, help="replace files in a folder that is not empty")
-def command(model: str, format_name: str, out: Path, dtype: str, force: bool) -> None:
+@click.option("--merge", is_flag=True, help="of a run with adapters: add them to the weights")
+def command(model: str, format_name: str, out: Path, dtype: str, force: bool, merge: bool) -> None:
     """Write the weights of MODEL for other programs.
 
     MODEL is a run, a checkpoint, a Hugging Face folder, hf:owner/name, a .gguf, or a .bin of
@@ -42,6 +43,6 @@ def command(model: str, format_name: str, out: Path, dtype: str, force: bool) ->
     from ane_train.interop.source import open_source
 
     with closing(open_source(model)) as source:
-        files = export(source, out, format_name=format_name, dtype=dtype, force=force)
+        files = export(source, out, format_name=format_name, dtype=dtype, force=force, merge=merge)
     for file in files:
         click.echo(str(file))

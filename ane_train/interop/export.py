@@ -18,9 +18,11 @@ from ane_train.errors import ConfigError, DiskError, ModelError
 from ane_train.interop.gguf_file import write_gguf
 from ane_train.interop.hugging_face import write_hugging_face
 from ane_train.interop.llama2c import require_llama2c, write_llama2c
-from ane_train.interop.source import WeightSource, read_finite
+from ane_train.interop.peft import write_peft
+from ane_train.interop.source import WeightSource, adapters_of, read_finite
 from ane_train.interop.tensors import Array
 from ane_train.interop.tokenizer_bin import tokenizer_bin
+from ane_train.model.adapters import adapter_table
 from ane_train.model.parameters import count, parameters
 from ane_train.train import durable
 
@@ -34,6 +36,7 @@ class Format:
 
     dtypes: tuple[str, ...]
     write: Callable[[Path, WeightSource, Weights, str], None]
+    is_of_adapters: bool = False
 
 
 class Weights(Mapping[str, Array]):
@@ -66,25 +69,39 @@ def _llama2c(folder: Path, source: WeightSource, weights: Weights, dtype: str) -
         write_llama2c(file, source.spec, weights)
 
 
+def _peft(folder: Path, source: WeightSource, weights: Weights, dtype: str) -> None:
+    trained = adapters_of(source)
+    assert trained is not None, "checked before anything is written"
+    write_peft(folder, trained, source.companions, dtype)
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "hf": Format(("f32", "f16", "bf16"), write_hugging_face),
         "gguf": Format(("f32", "f16", "bf16", "q8_0"), write_gguf),
         "llama2c": Format(("f32",), _llama2c),
+        "peft": Format(("f32", "f16", "bf16"), _peft, is_of_adapters=True),
     }
 )
 
 
 def export(
-    source: WeightSource, out: Path, *, format_name: str, dtype: str = "f32", force: bool = False
+    source: WeightSource,
+    out: Path,
+    *,
+    format_name: str,
+    dtype: str = "f32",
+    force: bool = False,
+    merge: bool = False,
 ) -> tuple[Path, ...]:
     """Writes the files of a format into the folder `out`; returns them.
 
-    ConfigError if `out` holds something and `force` is not given, or the format has no such type;
-    ModelError for an architecture that the format cannot say; DiskError. What fails leaves `out` as
-    it was.
+    ConfigError if `out` holds something and `force` is not given, the format has no such type, or
+    it does not follow from `merge` what is to become of adapters; ModelError for an architecture
+    that the format cannot say; DiskError. What fails leaves `out` as it was.
     """
     format_ = FORMATS[format_name]
+    _require_merge(source, format_, merge)
     if dtype not in format_.dtypes:
         raise ConfigError(
             f"--format {format_name} has no --dtype {dtype}: choose {', '.join(format_.dtypes)}"
@@ -100,7 +117,9 @@ def export(
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         durable.require_space(
-            temporary.parent, int(BYTES[dtype] * count(source.spec)) + (1 << 20), "exporting"
+            temporary.parent,
+            int(BYTES[dtype] * _elements(source, format_)) + (1 << 20),
+            "exporting",
         )
         durable.discard(temporary)
         temporary.mkdir()
@@ -110,6 +129,29 @@ def export(
         raise DiskError(f"cannot write {out}: {error.strerror or error}") from None
     finally:
         durable.discard(temporary)
+
+
+def _elements(source: WeightSource, format_: Format) -> int:
+    """Number of weights that the format writes."""
+    trained = adapters_of(source)
+    if trained is None or not format_.is_of_adapters:
+        return count(source.spec)
+    return sum(factor.size for factor in adapter_table(trained.spec, trained.lora))
+
+
+def _require_merge(source: WeightSource, format_: Format, merge: bool) -> None:
+    """Adapters are written alone or into the weights; which of both is said, never guessed."""
+    has_adapters = adapters_of(source) is not None
+    if not has_adapters and (merge or format_.is_of_adapters):
+        flag = "--merge" if merge else "--format peft"
+        raise ConfigError(f"{source.path} has no adapters, which {flag} is for: leave it out")
+    if format_.is_of_adapters and merge:
+        raise ConfigError("--format peft writes the adapters alone: leave out --merge")
+    if has_adapters and not format_.is_of_adapters and not merge:
+        raise ConfigError(
+            f"{source.path} has adapters: write them into the weights by --merge, or alone by "
+            "--format peft"
+        )
 
 
 def _require_free(out: Path, force: bool) -> None:

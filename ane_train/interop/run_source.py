@@ -1,7 +1,8 @@
 """A run, or one of its checkpoints, as a source of weights.
 
 A run may scale each block's output; here that factor is part of the weights that write to the
-residual, so that what is read is a plain model.
+residual, so that what is read is a plain model. Where it trained adapters they are merged into the
+weights that the run keeps, as these are read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ import numpy as np
 from ane_train.config import RunConfig, resolve, run_layer
 from ane_train.config_text import read_file
 from ane_train.errors import CheckpointError, ModelError
+from ane_train.interop import peft
 from ane_train.interop.companions import Companions, read_companions
+from ane_train.interop.peft import TrainedAdapters
 from ane_train.interop.tensors import Array, TensorFile, open_tensor_file, reading_weights
+from ane_train.model.adapters import Lora, lora_of
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec, load_model, parse_model
-from ane_train.train.checkpoint import CheckpointState, read_state, require_model
+from ane_train.train.base_file import from_values
+from ane_train.train.checkpoint import read_state, require_model
 from ane_train.train.checkpoint_store import newest
 from ane_train.train.run_folder import RunFolder, find
+from ane_train.train.tensor_file import FileRecord
 
 _WEIGHTS = "weights.safetensors"
 _CHUNK = 1 << 22
@@ -38,16 +44,20 @@ class RunSource:
     file: TensorFile
     residual_scale: float
     kept: tuple[int, ...] | None
+    adapters: TrainedAdapters | None = None
 
     def read(self, parameter: Parameter, out: Array) -> None:
         """Fills `out`, fp32 and C-contiguous, of the parameter's shape. CheckpointError."""
         self.file.read(parameter.name, out)
+        if self.adapters is not None:
+            self.adapters.add_to(parameter, out)
         if parameter.writes_residual:
             out *= np.float32(self.residual_scale)
 
     def describe(self, parameter: Parameter) -> str:
         """File and tensor, for messages."""
-        return f"{self.file.path}: tensor {parameter.name}"
+        adapters = "" if self.adapters is None else ", with its adapter,"
+        return f"{self.file.path}: tensor {parameter.name}{adapters}"
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -83,13 +93,24 @@ def open_run(path: Path) -> RunSource:
     if kept is not None:
         spec = replace(spec, vocabulary=len(kept))
     require_model(state, checkpoint, spec.fingerprint)
+    lora = lora_of_run(config, spec)
+    if lora is None:
+        file, adapters = _whole_file(checkpoint / _WEIGHTS, state.files.get("weights")), None
+    else:
+        file = _whole_file(run.base, from_values(state.values, lora, checkpoint))
+        record = state.files.get(peft.MODEL)
+        own = _whole_file(checkpoint / f"{peft.MODEL}.safetensors", record)
+        adapters = peft.open_adapters(spec, lora, config.init or "", own)
+    for parameter in parameters(spec):
+        file.check(parameter.name, parameter.shape)
     return RunSource(
         path=checkpoint,
         spec=spec,
         companions=read_companions(run.tokenizer),
-        file=_whole_file(checkpoint, state, spec),
+        file=file,
         residual_scale=residual_scale(config, spec),
         kept=None if kept is None else tuple(kept),
+        adapters=adapters,
     )
 
 
@@ -109,21 +130,24 @@ def residual_scale(config: RunConfig, spec: ModelSpec) -> float:
     return (2 * spec.layers) ** -0.5 if config.residual_scale == "deepnet" else 1.0
 
 
-def _whole_file(checkpoint: Path, state: CheckpointState, spec: ModelSpec) -> TensorFile:
-    """The file of weights, proved to be the one that was written."""
-    path = checkpoint / _WEIGHTS
-    record = state.files.get("weights")
+def lora_of_run(config: RunConfig, spec: ModelSpec) -> Lora | None:
+    """The adapters that a run trains, of a complete configuration; None if the weights."""
+    if not config.lora_rank:
+        return None
+    assert config.lora_alpha is not None, "the configuration is complete"
+    return lora_of(spec, config.lora_rank, config.lora_alpha, config.lora_targets)
+
+
+def _whole_file(path: Path, record: FileRecord | None) -> TensorFile:
+    """A file of arrays, proved to be the one that was written."""
     if record is None:
-        raise CheckpointError(f"{checkpoint} has no {_WEIGHTS}")
+        raise CheckpointError(f"{path.parent} has no {path.name}")
     size = os.path.getsize(path) if path.is_file() else 0
     if size != record.size:
         raise CheckpointError(f"{path} is truncated or damaged: {size} bytes of {record.size}")
     if _checksum(path) != record.checksum:
         raise CheckpointError(f"{path} was altered since it was written: its checksum is another")
-    file = open_tensor_file(path)
-    for parameter in parameters(spec):
-        file.check(parameter.name, parameter.shape)
-    return file
+    return open_tensor_file(path)
 
 
 def _checksum(path: Path) -> int:

@@ -19,7 +19,8 @@ from ane_train.interop.hugging_face import open_hugging_face
 from ane_train.interop.llama2c import open_llama2c
 from ane_train.interop.maderix import MAGIC as MADERIX
 from ane_train.interop.maderix import open_maderix
-from ane_train.interop.run_source import is_run, is_youngest, open_run
+from ane_train.interop.peft import TrainedAdapters
+from ane_train.interop.run_source import RunSource, is_run, is_youngest, open_run
 from ane_train.interop.tensors import Array, is_finite, reading_weights
 from ane_train.model.arena import Arena
 from ane_train.model.parameters import Parameter
@@ -131,6 +132,11 @@ def read_finite(source: WeightSource, parameter: Parameter, out: Array) -> None:
     source.read(parameter, out)
     if not is_finite(out):
         raise CheckpointError(f"{source.describe(parameter)} has values that are NaN or infinite")
+
+
+def adapters_of(source: WeightSource) -> TrainedAdapters | None:
+    """The adapters that `source` merges into what it reads; None if there are none."""
+    return source.adapters if isinstance(source, RunSource) else None
 
 
 def tokenizer_of(source: WeightSource) -> Tokenizer | None:

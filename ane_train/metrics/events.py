@@ -65,7 +65,8 @@ class RunStarted:
     seed: int
     resumed: bool
     flops_per_token: float  # forward and backward
-    trained: int | None = None  # of the parameters; None: all
+    trained: int | None = None  # of the parameters, or in adapters beside them; None: all
+    adapters: bool = False
     repeats: bool = False  # evaluates and saves after first_step, as the killed process may have
 
 

@@ -153,6 +153,8 @@ class Meter:
 def _trained(event: RunStarted) -> str:
     if event.trained in (None, event.parameters):
         return ""
+    if event.adapters:
+        return f"; trained: adapters of {count(event.trained or 0)}"
     return f", {count(event.trained or 0)} of them trained"
 
 

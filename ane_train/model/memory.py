@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_train.mil import Value, most_channels
+from ane_train.model.adapters import Lora, adapters
 from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import ModelSpec
@@ -58,6 +59,7 @@ def estimate(
     pipeline: str = "dynamic",
     *,
     extras: bool = False,
+    lora: Lora | None = None,
 ) -> MemoryEstimate:
     """What training `spec` on sequences of S tokens takes on the software engine."""
     shape = layer_shape(spec, sequence)
@@ -71,7 +73,7 @@ def estimate(
     widest = max(program.input.elements for program in programs)
     residuals = 2 * spec.layers * (spec.dim + 1) * sequence
     parts = {
-        "weights, gradients, two moments (fp32)": 16 * count(spec),
+        **_trained(spec, lora),
         "staged inputs": size * inputs * spec.layers,
         "outputs kept for the backward pass": size * outputs,
         "fp32 copies of staged weights": 0 if size == 4 else 4 * inputs * spec.layers,
@@ -89,6 +91,18 @@ def estimate(
         "process": _PROCESS,
     }
     return MemoryEstimate(parts)
+
+
+def _trained(spec: ModelSpec, lora: Lora | None) -> dict[str, int]:
+    """What is trained; with adapters also what they stand beside, as kept and as computed with."""
+    if lora is None:
+        return {"weights, gradients, two moments (fp32)": 16 * count(spec)}
+    found = adapters(spec, lora)
+    return {
+        "weights (fp32)": 4 * count(spec),
+        "matrices beside the adapters (fp32)": 4 * sum(each.matrix.size for each in found),
+        "adapters, gradients, two moments (fp32)": 16 * sum(e.a.size + e.b.size for e in found),
+    }
 
 
 def _shapes_alone(spec: ModelSpec, norm_backward: bool) -> Constants:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ane_train.errors import CheckpointError
@@ -28,7 +29,7 @@ STATE_FILE = "state.json"
 FORMAT = 1
 
 Tensors = Mapping[str, Mapping[str, Array]]
-"""Arrays by kind ("weights", "first_moment", "second_moment") and then by name."""
+"""Arrays by kind (weights or adapter_model, first_moment, second_moment) and then by name."""
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
@@ -59,9 +60,18 @@ def step_of(name: str) -> int | None:
 
 
 def write_checkpoint(
-    folder: Path, tensors: Tensors, *, step: int, model: str, values: Mapping[str, Any]
+    folder: Path,
+    tensors: Tensors,
+    *,
+    step: int,
+    model: str,
+    values: Mapping[str, Any],
+    companions: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Writes a new folder and waits until all of it is on the disk. OSError if that fails."""
+    """Writes a new folder and waits until all of it is on the disk. OSError if that fails.
+
+    `companions` are small files for other programs, by name, which nobody reads here.
+    """
     state = {"format": FORMAT, "step": step, "model": model, "values": dict(values)}
     _encode_state(state)  # values that JSON cannot hold are found before gigabytes are written
     folder.mkdir()
@@ -73,6 +83,8 @@ def write_checkpoint(
     state["files"] = {
         kind: {"size": record.size, "crc32": record.checksum} for kind, record in records.items()
     }
+    for name, content in companions.items():
+        durable.write_file(folder / name, content)
     durable.write_file(folder / STATE_FILE, _encode_state(state))
     durable.synchronize_folder(folder)
 

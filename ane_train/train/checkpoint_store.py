@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ane_train.errors import CheckpointError, DiskError
@@ -61,6 +62,7 @@ class CheckpointStore:
         *,
         model: str,
         best: bool = False,
+        companions: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Path:
         """Makes this the last checkpoint, and the best if it is, then deletes old ones.
 
@@ -72,7 +74,14 @@ class CheckpointStore:
         try:
             self.require_space(tensors, f"saving step {step}")
             durable.discard(temporary)
-            write_checkpoint(temporary, tensors, step=step, model=model, values=values)
+            write_checkpoint(
+                temporary,
+                tensors,
+                step=step,
+                model=model,
+                values=values,
+                companions=companions,
+            )
             _publish(temporary, final)
         except OSError as error:
             raise DiskError(

@@ -84,7 +84,8 @@ def _started(session: Session) -> RunStarted:
         resumed=session.progress.step > 0,
         flops_per_token=session.flops_per_token,
         repeats=session.progress.unfinished and session.progress.step > 0,
-        trained=sum(p.size for p in filter(session.step.is_trained, session.step.table)),
+        trained=sum(p.size for p in filter(session.step.is_trained, session.step.optimized)),
+        adapters=session.step.adapters is not None,
     )
 
 

@@ -16,7 +16,7 @@ from ane_train.engine import Engine, EngineOptions, check_delta, likely_chip, op
 from ane_train.errors import CheckpointError, ConfigError, EngineError, MemoryLimitError
 from ane_train.interop.companions import TOKENIZER, companions_of
 from ane_train.interop.hub import PREFIX
-from ane_train.interop.run_source import model_of_run, residual_scale
+from ane_train.interop.run_source import lora_of_run, model_of_run, residual_scale
 from ane_train.interop.source import WeightSource, open_source
 from ane_train.mil import verify
 from ane_train.model.memory import available, estimate
@@ -51,7 +51,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     data, compaction = _data(config, spec, _tokenizer(config, resumed, origin))
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
-    frozen = _frozen(config, spec)
+    frozen, lora = _frozen(config, spec), lora_of_run(config, spec)
     check_prompts(config, data.tokenizer, compaction, _sequence(config))
     with ExitStack() as stack:
         checkpoint = None
@@ -69,6 +69,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
             _sequence(config),
             residual_scale=residual_scale(config, spec),
             pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
+            lora=lora,
         )
         stack.callback(step.close)
         step.frozen = frozen
@@ -215,7 +216,12 @@ def _data(
 def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes that a run of `config` takes."""
     return estimate(
-        spec, _sequence(config), config.numerics, config.pipeline, extras=config.engine_extras
+        spec,
+        _sequence(config),
+        config.numerics,
+        config.pipeline,
+        extras=config.engine_extras,
+        lora=lora_of_run(config, spec),
     ).total
 
 

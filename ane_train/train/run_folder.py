@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "tokenizer"
 
     @property
+    def base(self) -> Path:
+        """The weights beside the adapters; absent where there are none. See base_file."""
+        return self.path / "base.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line: steps, evaluations and what else happened."""
         return self.path / "metrics.jsonl"

@@ -22,15 +22,18 @@ from ane_train.data.batches import Batch, Compaction, batch, validation_batches
 from ane_train.data.source import DataSource
 from ane_train.engine import Engine
 from ane_train.errors import CheckpointError
+from ane_train.interop import peft
 from ane_train.metrics.events import Evaluated, Saved, StepDone
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
-from ane_train.train.checkpoint import load
+from ane_train.train.base_file import ADAPTERS, from_values, read_base, to_values, write_base
+from ane_train.train.checkpoint import load, read_state
 from ane_train.train.checkpoint_store import PASSING, CheckpointStore
 from ane_train.train.loss_scale import LossScale
 from ane_train.train.run_folder import RunFolder
 from ane_train.train.schedule import Schedule
 from ane_train.train.step import AdamW, TrainingStep, Update
+from ane_train.train.tensor_file import FileRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Session:
         scale = "1" if config.numerics == "fp32" else config.loss_scale
         self.progress = Progress(loss_scale=LossScale.from_setting(scale))
         self.saved_step: int | None = None
+        self.base: FileRecord | None = None
         self.memory_available: int | None = None
         self.resources = ExitStack()
 
@@ -182,12 +186,26 @@ class Session:
         return Evaluated(progress.step, loss, perplexity, bits, seconds, best)
 
     def tensors(self) -> dict[str, Mapping[str, np.ndarray]]:
-        """All arrays of a checkpoint by kind and name; views, not copies."""
+        """All arrays of a checkpoint by kind and name; views, not copies.
+
+        With adapters they take the place of the weights, under PEFT's names.
+        """
+        adapters = self.step.adapters
+        if adapters:
+            factors = {p.hf_name: adapters.values[p.name] for p in adapters.table}
+        trained = {peft.MODEL: factors} if adapters else {"weights": self.step.weights.views}
         return {
-            "weights": self.step.weights.views,
+            **trained,
             "first_moment": self.step.first_moment.views,
             "second_moment": self.step.second_moment.views,
         }
+
+    def begin_adapters(self) -> None:
+        """Fresh adapters beside the weights as they are, which the run keeps. DiskError."""
+        adapters, weights = self.step.adapters, self.step.weights
+        assert adapters is not None, "the run was opened with --lora-rank"
+        adapters.begin(weights, self.parts.config.seed)
+        self.base = write_base(self.parts.folder.base, adapters.base(weights))
 
     def save(self, reason: str, *, best: bool = False, passing: bool = False) -> Saved:
         """Writes a checkpoint. DiskError leaves the earlier ones as they are.
@@ -202,6 +220,8 @@ class Session:
         }
         if self.parts.compaction is not None:
             values["vocabulary"] = self.parts.compaction.new_to_old.tolist()
+        if self.step.adapters and self.base:
+            values[ADAPTERS] = to_values(self.step.adapters.lora, self.base)
         if passing:
             values[PASSING] = True
         path = self.parts.store.save(
@@ -210,12 +230,26 @@ class Session:
             values,
             model=self.parts.spec.fingerprint,
             best=best,
+            companions=self._companions(),
         )
         self.saved_step = self.progress.step
         return Saved(self.progress.step, path, reason, time.perf_counter() - start)
 
+    def _companions(self) -> dict[str, bytes]:
+        adapters, parts = self.step.adapters, self.parts
+        if adapters is None:
+            return {}
+        return {
+            peft.CONFIG: peft.adapter_config(parts.spec, adapters.lora, parts.config.init or "")
+        }
+
     def load(self, checkpoint: Path) -> str | None:
         """Takes weights, moments and progress from a checkpoint; a warning if the data differs."""
+        if self.step.adapters:
+            values = read_state(checkpoint).values
+            self.base = from_values(values, self.step.adapters.lora, checkpoint)
+            base = self.step.adapters.base(self.step.weights)
+            read_base(self.parts.folder.base, base, self.base)
         state = load(checkpoint, self.tensors(), model=self.parts.spec.fingerprint)
         self.progress = Progress.from_dict(state.values["progress"])
         self.saved_step = None if PASSING in state.values else self.progress.step
@@ -226,11 +260,18 @@ class Session:
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward: six per weight of a matrix product, and attention's 12 L Q S."""
+        """Forward and backward: six per weight of a matrix product, and attention's 12 L Q S.
+
+        With adapters four per weight, of which no gradient is taken, and four per adapter's.
+        """
         spec = self.parts.spec
         lookups = 0 if spec.tied_embeddings else spec.vocabulary * spec.dim
         attention = 12 * spec.layers * spec.heads * spec.head_size * self.sequence
-        return float(6 * (count(spec) - lookups) + attention)
+        products = count(spec) - lookups
+        if self.step.adapters:
+            adapters = sum(factor.size for factor in self.step.adapters.table)
+            return float(4 * (products + adapters) + attention)
+        return float(6 * products + attention)
 
     def close(self) -> None:
         """Ends threads, frees the engine, unlocks the run's folder."""

@@ -71,4 +71,6 @@ def start_from(session: Session, origin: WeightSource) -> None:
         )
     else:
         load_weights(origin, step.table, step.weights, kept)
+    if step.adapters:
+        session.begin_adapters()
     step.refresh()
