@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hf_models import save_model
 from runs import ane_train, arrays, metrics, trained
+from safetensors.numpy import load_file
 from weights_in import loaded, our_logits, some_tokens
 
 from ane_train.data.tokenizer import BUILT_IN_TOKENIZER
@@ -200,6 +201,19 @@ def test_a_checkpoint_of_maderix_goes_on_with_moments_step_and_schedule(tmp_path
     steps = metrics(run, "step")
     assert [row["step"] for row in steps] == [4, 5]
     assert steps[0]["lr"] == pytest.approx(3e-4 * 4 / 10)
+
+
+def test_adapters_stand_beside_the_weights_of_maderix_as_a_plain_model(tmp_path: Path) -> None:
+    maderix_file(tmp_path / "ckpt.bin")
+    run = trained(
+        tmp_path,
+        *("--init", "ckpt.bin", "--tokenizer", BUILT_IN_TOKENIZER, *SHORT),
+        *("--lora-rank", "2", "--steps", "1", "--out", "run"),
+    )
+    assert [row["step"] for row in metrics(run, "step")] == [1]
+    base, weights = load_file(run / "base.safetensors"), loaded(open_source(tmp_path / "ckpt.bin"))
+    for name, array in base.items():
+        assert array.tobytes() == weights[name].tobytes(), name
 
 
 def test_weights_of_maderix_are_a_plain_model_to_others(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def run_config(parameters: Mapping[str, Any]) -> RunConfig:
     """The configuration of the parameters, that of the run to be resumed below them."""
     config = config_of(parameters)
     if config.resume is None:
-        return config if config.init is None else _started(parameters, config.init)
+        if config.init is None or config.lora_rank:  # adapters are a training of their own
+            return config
+        return _started(parameters, config.init)
     if config.init is not None:
         raise ConfigError("--init starts a run and --resume goes on with one: give one of them")
     from ane_train.config import run_layer

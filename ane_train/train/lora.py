@@ -4,7 +4,8 @@ Programs know nothing of it. At each refresh the matrix W + (alpha / R) B A is m
 that is kept, and staged (or compiled) where W would be: so W never drifts, and programs, dispatches
 and verified shapes are those of full training. Adapters as inputs of their own would need further
 programs, two more products for each matrix and token, and ranks that suit a chip; the merge that
-takes their place costs 2 R products per weight and step, whatever the number of tokens.
+takes their place costs 2 R operations per weight and step, whatever the number of tokens. The sum
+is rounded to fp16 as all weights are: what is below a weight's last bit waits in the factors.
 """
 
 from __future__ import annotations
