@@ -94,7 +94,8 @@ def test_peft_loads_a_checkpoint_and_an_export_with_the_same_logits(
 def test_merging_on_export_is_pefts_merge_and_unload(
     run: Path, model: Path, tmp_path: Path
 ) -> None:
-    export(open_source(run), tmp_path / "merged", format_name="hf", merge=True)
+    result = ane_train(tmp_path, "export", run, "--merge", "--out", "merged")
+    assert result.returncode == 0, result.stderr
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     peer = PeftModel.from_pretrained(base, run / "checkpoints" / "last").merge_and_unload()
     ours = load_file(tmp_path / "merged" / "model.safetensors")
@@ -138,7 +139,7 @@ def test_adapters_are_exported_in_each_type(run: Path, tmp_path: Path, dtype: st
 
 
 FLAGS = {
-    "dynamic": ("--accum", "2"),
+    "dynamic": ("--accum", "2", "--sample-every", "1", "--sample-tokens", "4"),
     "static": ("--pipeline", "static", "--engine-extras"),
     "delta": ("--pipeline", "static", "--delta"),
     "restarts": ("--pipeline", "static", "--compile-limit", "30"),
