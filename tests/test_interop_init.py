@@ -54,6 +54,8 @@ def test_such_a_run_goes_on_without_what_it_started_from(model: Path, tmp_path: 
     shutil.rmtree(model)
     resumed = ane_train(tmp_path, "--resume", "half")
     assert resumed.returncode == 0, resumed.stderr
+    for said in (half, resumed):
+        assert f"model     {model.name}, " in said.stdout
     for name, array in arrays(tmp_path / "half").items():
         assert array.tobytes() == whole[name].tobytes(), name
     exported = ane_train(tmp_path, "export", "half", "--out", "out")

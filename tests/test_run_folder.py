@@ -133,6 +133,10 @@ def test_last_is_the_run_with_the_youngest_checkpoint(tmp_path: Path) -> None:
     assert find("last", root=tmp_path) == run_folder.Resumed(young, None)
     save(old, 40, at=300)
     assert find("last", root=tmp_path).run == old
+    assert find(str(tmp_path / "last")).run == old
+    create("last", out=tmp_path / "last")
+    with pytest.raises(CheckpointError, match="last has no checkpoint"):
+        find(str(tmp_path / "last"))
 
 
 def test_a_run_is_found_by_any_of_its_names(

@@ -63,11 +63,6 @@ class RunSource:
         """Nothing is held open."""
 
 
-def is_youngest(path: Path) -> bool:
-    """Whether `path` is RUNS/last, which stands for the run there with the youngest checkpoint."""
-    return path.name == "last" and not os.path.lexists(path) and path.parent.is_dir()
-
-
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's, its checkpoints, or one of these."""
     places = (path, path.parent, path.resolve().parent.parent)
@@ -82,7 +77,7 @@ def open_run(path: Path) -> RunSource:
 
     CheckpointError if there is none, it is damaged, or of another model than the run's.
     """
-    resumed = find("last", root=path.parent) if is_youngest(path) else find(str(path))
+    resumed = find(str(path))
     run, checkpoint = resumed.run, resumed.checkpoint or newest(resumed.run.checkpoints)
     if checkpoint is None:
         raise CheckpointError(f"{run.path} has no checkpoint")
@@ -122,7 +117,15 @@ def model_of_run(run: RunFolder, config: RunConfig) -> ModelSpec:
         text = run.model.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot read {run.model}: {error}") from None
-    return parse_model(config.model, text, str(run.model))
+    return parse_model(_model_name(config), text, str(run.model))
+
+
+def _model_name(config: RunConfig) -> str:
+    """The shipped model's, or that of the folder or file which --init named."""
+    if config.init is None:
+        return config.model
+    name = config.init.rstrip("/").rpartition("/")[2]
+    return name.removesuffix(".gguf").removesuffix(".bin")
 
 
 def residual_scale(config: RunConfig, spec: ModelSpec) -> float:

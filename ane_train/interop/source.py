@@ -20,11 +20,12 @@ from ane_train.interop.llama2c import open_llama2c
 from ane_train.interop.maderix import MAGIC as MADERIX
 from ane_train.interop.maderix import open_maderix
 from ane_train.interop.peft import TrainedAdapters
-from ane_train.interop.run_source import RunSource, is_run, is_youngest, open_run
+from ane_train.interop.run_source import RunSource, is_run, open_run
 from ane_train.interop.tensors import Array, is_finite, reading_weights
 from ane_train.model.arena import Arena
 from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
+from ane_train.train.run_folder import is_youngest
 
 
 class WeightSource(Protocol):

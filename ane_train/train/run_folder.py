@@ -159,14 +159,27 @@ class Resumed:
     checkpoint: Path | None
 
 
+def is_youngest(path: Path) -> bool:
+    """Whether `path` is RUNS/last, which stands for the run there with the youngest checkpoint."""
+    runs = path.parent
+    return (
+        path.name == LAST
+        and runs.name != "checkpoints"
+        and runs.is_dir()
+        and not os.path.lexists(path)
+    )
+
+
 def find(resume: str, *, root: Path = DEFAULT_ROOT) -> Resumed:
     """The run that --resume means: "last", a run, its checkpoints folder or one of its checkpoints.
 
-    "last" is the run under `root` whose last checkpoint is the youngest. CheckpointError if there
-    is no such run or it has no checkpoint.
+    "last" is the run under `root` whose last checkpoint is the youngest, RUNS/last that of another
+    folder. CheckpointError if there is no such run or it has no checkpoint.
     """
     if resume == LAST:
         return Resumed(_youngest(root), None)
+    if is_youngest(Path(resume)):
+        return Resumed(_youngest(Path(resume).parent), None)
     given = Path(os.path.abspath(resume))
     inside = given.parent if given.parent.name == "checkpoints" else given
     run = RunFolder(_shortened(inside.parent if inside.name == "checkpoints" else inside))
