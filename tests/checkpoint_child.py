@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ane_train.errors import DiskError
-from ane_train.train.checkpoint import Tensors, load
-from ane_train.train.checkpoint_store import CheckpointStore, has_checkpoint, newest
+from ane_train.storage.checkpoint import Tensors, load
+from ane_train.storage.checkpoint_store import CheckpointStore, has_checkpoint, newest
 
 MODEL = "a-model"
 KINDS = ("weights", "first_moment", "second_moment")

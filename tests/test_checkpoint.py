@@ -25,9 +25,9 @@ import safetensors.torch
 import torch
 
 from ane_train.errors import CheckpointError, DiskError
-from ane_train.train import durable
-from ane_train.train.checkpoint import load, read_state
-from ane_train.train.checkpoint_store import PASSING, CheckpointStore, has_checkpoint, newest
+from ane_train.storage import durable
+from ane_train.storage.checkpoint import load, read_state
+from ane_train.storage.checkpoint_store import PASSING, CheckpointStore, has_checkpoint, newest
 
 CHILD = Path(child.__file__)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(CHILD.parent.parent)}

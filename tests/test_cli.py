@@ -64,10 +64,10 @@ def saved_run(monkeypatch, tmp_path):
     config = RunConfig(model="stories15m", steps=77, lr=1e-3, scratch=True)
     path = tmp_path / "config.toml"
     path.write_text(to_toml(config))
-    fake = ModuleType("ane_train.train.run_folder")
+    fake = ModuleType("ane_train.storage.run_folder")
     folder = SimpleNamespace(config=path, path=tmp_path)
     fake.find = lambda resume: SimpleNamespace(run=folder, checkpoint=None)
-    monkeypatch.setitem(sys.modules, "ane_train.train.run_folder", fake)
+    monkeypatch.setitem(sys.modules, "ane_train.storage.run_folder", fake)
     return tmp_path
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from ane_train.errors import CheckpointError, ConfigError, DiskError
-from ane_train.train import run_folder
-from ane_train.train.checkpoint_store import CheckpointStore
-from ane_train.train.run_folder import RunFolder, create, find
+from ane_train.storage import run_folder
+from ane_train.storage.checkpoint_store import CheckpointStore
+from ane_train.storage.run_folder import RunFolder, create, find
 
 NOON = datetime(2025, 3, 1, 12, 0, 5)
 ROOT = Path(__file__).parent.parent
@@ -184,7 +184,7 @@ def test_what_cannot_be_resumed_says_what_can(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from ane_train.train.run_folder import RunFolder
+from ane_train.storage.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.read()
@@ -193,7 +193,7 @@ with RunFolder(Path(sys.argv[1])).locked():
 REPLACE = """
 import os, sys
 from pathlib import Path
-from ane_train.train.run_folder import RunFolder
+from ane_train.storage.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     if len(sys.argv) == 2:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "again"])

@@ -12,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ane_train.train.tensor_file import check_tensors, read_tensors, write_tensors
+from ane_train.storage.tensor_file import check_tensors, read_tensors, write_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 tables = st.dictionaries(

@@ -67,7 +67,7 @@ def _own_config(folder: Path) -> RunConfig:
     """The run's configuration as it is; arguments and environment made it, and count no more."""
     from ane_train.config import Layer, resolve
     from ane_train.config_text import read_file
-    from ane_train.train.run_folder import RunFolder
+    from ane_train.storage.run_folder import RunFolder
 
     saved = read_file(RunFolder(folder).config)
     values = {k: v for k, v in saved.values.items() if k not in ("scratch", "out", "resume")}
@@ -107,7 +107,7 @@ def run_config(parameters: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("--init starts a run and --resume goes on with one: give one of them")
     from ane_train.config import run_layer
     from ane_train.config_text import read_file
-    from ane_train.train.run_folder import find
+    from ane_train.storage.run_folder import find
 
     found = find(config.resume)
     saved = read_file(found.run.config)

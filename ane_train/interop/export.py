@@ -24,7 +24,7 @@ from ane_train.interop.tensors import Array
 from ane_train.interop.tokenizer_bin import tokenizer_bin
 from ane_train.model.adapters import adapter_table
 from ane_train.model.parameters import count, parameters
-from ane_train.train import durable
+from ane_train.storage import durable
 
 BYTES = MappingProxyType({"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32})
 """What a weight takes, by --dtype."""

@@ -30,8 +30,8 @@ from ane_train.interop.tensors import (
 )
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
-from ane_train.train import durable
-from ane_train.train.tensor_file import encode_header
+from ane_train.storage import durable
+from ane_train.storage.tensor_file import encode_header
 
 if TYPE_CHECKING:
     from ane_train.interop.source import WeightSource

@@ -21,8 +21,8 @@ from ane_train.interop.tensors import CHUNK, DTYPES, Array, TensorFile, converte
 from ane_train.model.adapters import Adapter, Lora, adapter_table, adapters, module_names
 from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
-from ane_train.train import durable
-from ane_train.train.tensor_file import encode_header
+from ane_train.storage import durable
+from ane_train.storage.tensor_file import encode_header
 
 MODEL = "adapter_model"  # the file without its ending
 CONFIG = "adapter_config.json"

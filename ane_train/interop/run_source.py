@@ -24,11 +24,11 @@ from ane_train.interop.tensors import Array, TensorFile, open_tensor_file, readi
 from ane_train.model.adapters import Lora, lora_of
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec, load_model, parse_model
-from ane_train.train.base_file import from_values
-from ane_train.train.checkpoint import read_state, require_model
-from ane_train.train.checkpoint_store import newest
-from ane_train.train.run_folder import RunFolder, find
-from ane_train.train.tensor_file import FileRecord
+from ane_train.storage.base_file import from_values
+from ane_train.storage.checkpoint import read_state, require_model
+from ane_train.storage.checkpoint_store import newest
+from ane_train.storage.run_folder import RunFolder, find
+from ane_train.storage.tensor_file import FileRecord
 
 _WEIGHTS = "weights.safetensors"
 _CHUNK = 1 << 22

@@ -25,7 +25,7 @@ from ane_train.interop.tensors import Array, is_finite, reading_weights
 from ane_train.model.arena import Arena
 from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
-from ane_train.train.run_folder import is_youngest
+from ane_train.storage.run_folder import is_youngest
 
 
 class WeightSource(Protocol):

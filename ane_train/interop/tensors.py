@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_train.errors import CheckpointError, ModelError
-from ane_train.train.tensor_file import TensorEntry, read_header
+from ane_train.storage.tensor_file import TensorEntry, read_header
 
 Array = npt.NDArray[np.float32]
 

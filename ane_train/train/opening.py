@@ -23,11 +23,11 @@ from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.model.spec import to_toml as to_model_file
-from ane_train.train.checkpoint import read_state, require_model
-from ane_train.train.checkpoint_store import CheckpointStore
+from ane_train.storage.checkpoint import read_state, require_model
+from ane_train.storage.checkpoint_store import CheckpointStore
+from ane_train.storage.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.restart import MARKER
-from ane_train.train.run_folder import Resumed, RunFolder, create, find
 from ane_train.train.samples import check_prompts
 from ane_train.train.schedule import Schedule
 from ane_train.train.session import Parts, Session

@@ -26,14 +26,14 @@ from ane_train.interop import peft
 from ane_train.metrics.events import Evaluated, Saved, StepDone
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
-from ane_train.train.base_file import ADAPTERS, from_values, read_base, to_values, write_base
-from ane_train.train.checkpoint import load, read_state
-from ane_train.train.checkpoint_store import PASSING, CheckpointStore
+from ane_train.storage.base_file import ADAPTERS, from_values, read_base, to_values, write_base
+from ane_train.storage.checkpoint import load, read_state
+from ane_train.storage.checkpoint_store import PASSING, CheckpointStore
+from ane_train.storage.run_folder import RunFolder
+from ane_train.storage.tensor_file import FileRecord
 from ane_train.train.loss_scale import LossScale
-from ane_train.train.run_folder import RunFolder
 from ane_train.train.schedule import Schedule
 from ane_train.train.step import AdamW, TrainingStep, Update
-from ane_train.train.tensor_file import FileRecord
 
 
 @dataclass(frozen=True, slots=True)

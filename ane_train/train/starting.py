@@ -13,7 +13,7 @@ from ane_train.errors import ConfigError, DataError
 from ane_train.interop.companions import TOKENIZER
 from ane_train.interop.maderix import MaderixSource
 from ane_train.interop.source import WeightSource, load_weights
-from ane_train.train import durable
+from ane_train.storage import durable
 from ane_train.train.session import Session
 
 

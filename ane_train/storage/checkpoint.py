@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ane_train.errors import CheckpointError
-from ane_train.train import durable
-from ane_train.train.tensor_file import (
+from ane_train.storage import durable
+from ane_train.storage.tensor_file import (
     Array,
     FileRecord,
     check_tensors,

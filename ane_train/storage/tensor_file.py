@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ane_train.train.durable import synchronize
+from ane_train.storage.durable import synchronize
 
 Array = npt.NDArray[Any]
 

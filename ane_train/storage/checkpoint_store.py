@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ane_train.errors import CheckpointError, DiskError
-from ane_train.train import durable
-from ane_train.train.checkpoint import (
+from ane_train.storage import durable
+from ane_train.storage.checkpoint import (
     STATE_FILE,
     Tensors,
     read_state,

@@ -15,8 +15,8 @@ from typing import Any
 
 from ane_train.errors import CheckpointError, DiskError
 from ane_train.model.adapters import Lora
-from ane_train.train import durable
-from ane_train.train.tensor_file import Array, FileRecord, read_tensors, write_tensors
+from ane_train.storage import durable
+from ane_train.storage.tensor_file import Array, FileRecord, read_tensors, write_tensors
 
 ADAPTERS = "adapters"  # the key of a checkpoint's values
 _HEADER = 1 << 20

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ane_train import __version__
 from ane_train.errors import CheckpointError, ConfigError, DiskError
-from ane_train.train import durable
-from ane_train.train.checkpoint import STATE_FILE
-from ane_train.train.checkpoint_store import LAST, CheckpointStore, has_checkpoint, newest
+from ane_train.storage import durable
+from ane_train.storage.checkpoint import STATE_FILE
+from ane_train.storage.checkpoint_store import LAST, CheckpointStore, has_checkpoint, newest
 
 DEFAULT_ROOT = Path("runs")
 
