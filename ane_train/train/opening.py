@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ane_train.config import RunConfig, complete
@@ -19,6 +19,7 @@ from ane_train.interop.hub import PREFIX
 from ane_train.interop.run_source import lora_of_run, model_of_run, residual_scale
 from ane_train.interop.source import WeightSource, open_source
 from ane_train.mil import verify
+from ane_train.model.adapters import Lora
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
 from ane_train.model.spec import ModelSpec, load_model
@@ -35,6 +36,21 @@ from ane_train.train.starting import require_start, start_from, tokenizer_file
 from ane_train.train.step import TrainingStep
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is asked for, read and checked; nothing big is allocated yet."""
+
+    config: RunConfig  # complete, with absolute paths
+    resumed: Resumed | None
+    origin: WeightSource | None
+    whole: ModelSpec
+    spec: ModelSpec  # with the vocabulary of --compact-vocab
+    data: DataSource
+    compaction: Compaction | None
+    frozen: frozenset[str]
+    lora: Lora | None
+
+
 def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Session, list[str]]:
     """The session that `config` describes, and warnings for the user.
 
@@ -42,6 +58,29 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
     the error of whatever does not fit: model, data, memory, engine, folder, checkpoint. A new run's
     folder is made last, so that none is left of a run that never began.
     """
+    asked = _read(config, going_on)
+    with ExitStack() as stack:
+        place, checkpoint = None, None
+        if asked.resumed is not None:
+            place = _claim(stack, asked.resumed.run, asked.config)
+            checkpoint = _checkpoint(asked.resumed, place[1], asked.spec)
+        memory_available = check_memory(asked.config, asked.spec)
+        engine = _engine(asked.config)
+        stack.callback(engine.close)
+        step = _step(stack, asked, engine)
+        run, store = place or _claim(stack, _new_folder(asked), asked.config)
+        parts = Parts(asked.config, asked.spec, asked.data, asked.compaction, engine, run, store)
+        session = Session(parts, step, _schedule(asked.config))
+        session.memory_available = memory_available
+        warnings = [] if going_on else [*asked.data.warnings, *_refusals(step, engine)]
+        warnings += _begin(session, checkpoint, asked.origin)
+        if going_on is None:
+            run.write_config(to_toml(asked.config))
+        session.resources = stack.pop_all()
+    return session, warnings
+
+
+def _read(config: RunConfig, going_on: Path | None) -> _Run:
     resumed = _resumed(config, going_on)
     origin = open_source(config.init) if config.init and resumed is None else None
     whole = spec = _model(config, resumed, origin)
@@ -53,39 +92,24 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
         spec = replace(spec, vocabulary=compaction.size)
     frozen, lora = _frozen(config, spec), lora_of_run(config, spec)
     check_prompts(config, data.tokenizer, compaction, _sequence(config))
-    with ExitStack() as stack:
-        checkpoint = None
-        if resumed is not None:
-            run, store = _claim(stack, resumed.run, config)
-            checkpoint = _checkpoint(resumed, store, spec)
-        memory_available = check_memory(config, spec)
-        engine = _engine(config)
-        stack.callback(engine.close)
-        if config.delta:
-            _require_delta(engine)
-        step = TrainingStep(
-            spec,
-            engine,
-            _sequence(config),
-            residual_scale=residual_scale(config, spec),
-            pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
-            lora=lora,
-        )
-        stack.callback(step.close)
-        step.frozen = frozen
-        if resumed is None:
-            folder = create(spec.name, out=Path(config.out) if config.out else None)
-            _furnish(folder, whole, data, origin)
-            run, store = _claim(stack, folder, config)
-        parts = Parts(config, spec, data, compaction, engine, run, store)
-        session = Session(parts, step, _schedule(config))
-        session.memory_available = memory_available
-        warnings = [] if going_on else [*data.warnings, *_refusals(step, engine)]
-        warnings += _begin(session, checkpoint, origin)
-        if going_on is None:
-            run.write_config(to_toml(config))
-        session.resources = stack.pop_all()
-    return session, warnings
+    return _Run(config, resumed, origin, whole, spec, data, compaction, frozen, lora)
+
+
+def _step(stack: ExitStack, asked: _Run, engine: Engine) -> TrainingStep:
+    config, spec = asked.config, asked.spec
+    if config.delta:
+        _require_delta(engine)
+    step = TrainingStep(
+        spec,
+        engine,
+        _sequence(config),
+        residual_scale=residual_scale(config, spec),
+        pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
+        lora=asked.lora,
+    )
+    stack.callback(step.close)
+    step.frozen = asked.frozen
+    return step
 
 
 def _resumed(config: RunConfig, going_on: Path | None) -> Resumed | None:
@@ -102,14 +126,15 @@ def _model(config: RunConfig, resumed: Resumed | None, origin: WeightSource | No
     return load_model(config.model)
 
 
-def _furnish(
-    run: RunFolder, spec: ModelSpec, data: DataSource, origin: WeightSource | None
-) -> None:
-    """Gives the run its own copies of what it needs besides the data: model and tokenizer."""
-    run.write_model(to_model_file(spec))
-    if data.tokenizer is not None:
+def _new_folder(asked: _Run) -> RunFolder:
+    """A folder with its own copies of what the run needs besides the data: model and tokenizer."""
+    out, origin = asked.config.out, asked.origin
+    run = create(asked.spec.name, out=Path(out) if out else None)
+    run.write_model(to_model_file(asked.whole))
+    if asked.data.tokenizer is not None:
         given = {} if origin is None else origin.companions
-        run.write_tokenizer({**given, **companions_of(data.tokenizer.path)})
+        run.write_tokenizer({**given, **companions_of(asked.data.tokenizer.path)})
+    return run
 
 
 def _tokenizer(
