@@ -45,7 +45,7 @@ def test_import_and_export_keep_every_bit(name: str, tmp_path: Path) -> None:
         assert array.tobytes() == theirs[tensor].tobytes(), tensor
 
 
-@pytest.mark.parametrize("name", ["llama, large heads", "llama grouped", "qwen3"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_transformers_and_mlx_compute_the_same_from_what_is_exported(
     name: str, tmp_path: Path
 ) -> None:

@@ -203,7 +203,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda folder: (folder / "config.json").write_text("[]") and None,
         r"config\.json must hold an object",
     ),
-    "a symlink loop": (looping, r"has neither model\.safetensors nor"),
+    "a symlink loop": (looping, r"model\.safetensors is a link to what is not there, or to itself"),
     "a pickle": (pickled, r"pytorch_model\.bin, a pickle, .* never opened"),
     "shards elsewhere": (shards_outside, r"'\.\./secret\.safetensors' is no name"),
     "another architecture": (

@@ -133,6 +133,9 @@ def _no_weights(folder: Path) -> str:
             f"{folder} has {sorted(pickles)[0]}, a pickle, which may run any code and is never "
             "opened; save the model as safetensors"
         )
+    for path in (folder / WEIGHTS, folder / INDEX):
+        if path.is_symlink():
+            return f"{path} is a link to what is not there, or to itself"
     return f"{folder} has neither {WEIGHTS} nor {INDEX}"
 
 
