@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,11 @@ def test_a_part_imports_only_what_is_below_it(name: str) -> None:
 def test_only_native_knows_the_compiled_core() -> None:
     users = {part(path) for path in PACKAGE.rglob("*.py") if "_native" in set(imported(path))}
     assert users == {"native"}
+
+
+def test_every_package_is_installed() -> None:
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    there = {".".join(p.parent.relative_to(root).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert there <= listed
