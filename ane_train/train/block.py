@@ -2,7 +2,7 @@
 
 The residual and the weight gradients are fp32 on the CPU; f runs on the engine, in programs that a
 pipeline fills with weights, and the norm's backward where `norm` says. What differs between the two
-kinds of block is in the tables ATTENTION and FEED_FORWARD.
+kinds of block is in `programs.blocks`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
 from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, LayerShape
+from ane_train.programs.blocks import BlockKind, Weight
 from ane_train.train.bound import surface_of
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.lora import Adapters
@@ -24,55 +25,6 @@ from ane_train.train.norm import CpuNorm, NormBackward
 from ane_train.train.pipeline import BlockPrograms
 from ane_train.train.timings import Timings
 from ane_train.train.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A matrix W [out, in], and where the factors of its gradient are.
-
-    dW += left right^T with left [out, S] and right [in, S]; a factor is "program.side.block", or
-    "normalized": the block's normalised input.
-    """
-
-    name: str
-    left: str
-    right: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlockKind:
-    """One kind of block. `taps` are (output block of forward, input block of backward)."""
-
-    name: str
-    norm: str
-    weights: tuple[Weight, ...]
-    taps: tuple[tuple[str, str], ...]
-    gains: tuple[str, ...] = ()
-
-
-ATTENTION = BlockKind(
-    "attention",
-    "attention_norm",
-    (
-        Weight("query", "backward.output.query", "normalized"),
-        Weight("key", "backward.output.key", "normalized"),
-        Weight("value", "backward.output.value", "normalized"),
-        Weight("output", "backward.input.dy", "forward.output.heads"),
-    ),
-    (("query", "q"), ("key", "k"), ("value", "v")),
-    ("query_norm", "key_norm"),
-)
-FEED_FORWARD = BlockKind(
-    "feed_forward",
-    "ffn_norm",
-    (
-        Weight("gate", "backward.output.h1", "normalized"),
-        Weight("up", "backward.output.h3", "normalized"),
-        Weight("down", "backward.input.dy", "backward.output.gated"),
-    ),
-    (("h1", "h1"), ("h3", "h3")),
-)
-KINDS = (ATTENTION, FEED_FORWARD)
 
 
 @dataclass(frozen=True, slots=True)

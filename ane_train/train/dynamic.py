@@ -14,7 +14,8 @@ from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
 from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, layer_programs
-from ane_train.train.block import KINDS, BlockContext, BlockKind
+from ane_train.programs.blocks import KINDS, BlockKind
+from ane_train.train.block import BlockContext
 from ane_train.train.bound import CompiledLayer
 from ane_train.train.pipeline import Refresh
 

@@ -19,7 +19,8 @@ from ane_train.model.layer import layer_constants
 from ane_train.native import arithmetic
 from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import Constants, LayerProgram, layer_programs
-from ane_train.train.block import KINDS, BlockContext, BlockKind
+from ane_train.programs.blocks import KINDS, BlockKind
+from ane_train.train.block import BlockContext
 from ane_train.train.bound import BoundProgram, surface_of
 from ane_train.train.norm import stage_residual
 from ane_train.train.pipeline import Refresh

@@ -22,8 +22,9 @@ from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
+from ane_train.programs.blocks import KINDS
 from ane_train.train.arrangement import ARRANGEMENTS
-from ane_train.train.block import KINDS, BlockContext, ResidualBlock
+from ane_train.train.block import BlockContext, ResidualBlock
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.head import Embedding, Tokens
 from ane_train.train.lora import Adapters
