@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ane_train"
 ORDER = [
     *("errors", "records", "_build", "_native", "native"),
     *("config_values", "config_rules", "config", "config_text"),
-    *("mil", "programs", "model", "engine", "data", "metrics", "storage"),
+    *("mil", "programs", "model", "plan", "engine", "data", "metrics", "storage"),
     *("interop", "doctor", "generate", "lm_eval", "train", "cli", "__main__"),
 ]
 

@@ -63,9 +63,9 @@ def estimate(
 ) -> MemoryEstimate:
     """What training `spec` on sequences of S tokens takes on the software engine."""
     shape = layer_shape(spec, sequence)
-    weights = _shapes_alone(spec, extras) if pipeline == "static" else None
+    weights = shapes_alone(spec, extras) if pipeline == "static" else None
     programs = layer_programs(shape, weights)
-    head = _head_programs(spec, shape) if extras else []
+    head = head_programs(spec, shape, most_channels(None)) if extras else []
     size = 4 if numerics == "fp32" else 2
     constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
@@ -105,7 +105,7 @@ def _trained(spec: ModelSpec, lora: Lora | None) -> dict[str, int]:
     }
 
 
-def _shapes_alone(spec: ModelSpec, norm_backward: bool) -> Constants:
+def shapes_alone(spec: ModelSpec, norm_backward: bool) -> Constants:
     """The weights of a layer as arrays that take no memory."""
     first = (parameter for parameter in parameters(spec) if parameter.layer == 0)
     values = {p.name.split(".")[-1]: _shape_alone(*p.shape) for p in first}
@@ -116,11 +116,11 @@ def _shape_alone(*shape: int) -> npt.NDArray[np.float32]:
     return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
-def _head_programs(spec: ModelSpec, shape: LayerShape) -> list[LayerProgram]:
-    """Those of the head on the engine, of every part of the vocabulary, for an unknown chip."""
+def head_programs(spec: ModelSpec, shape: LayerShape, most: int) -> list[LayerProgram]:
+    """Those of the head on the engine, of every part of the vocabulary for `most` channels."""
     norm = _shape_alone(spec.dim)
     programs = [final_norm_backward(shape, Constants({"norm": norm}))]
-    for rows in split_vocabulary(spec.vocabulary, spec.dim, most_channels(None)):
+    for rows in split_vocabulary(spec.vocabulary, spec.dim, most):
         matrix = _shape_alone(len(rows), spec.dim)
         part = classifier(shape, Constants({"norm": norm, "classifier": matrix}))
         programs += [part, softmax(part.output)]

@@ -1,0 +1,1 @@
+"""What a training step takes on a given chip, by arithmetic: a cost model of the Neural Engine."""

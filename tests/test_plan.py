@@ -1,0 +1,120 @@
+"""The plan is what is run, its arithmetic is right, and its constants are what was published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ane_train.engine import EngineOptions, open_engine
+from ane_train.model.spec import load_model
+from ane_train.native.engine import Program, Request, Surface
+from ane_train.plan.ours import PlanOptions, step_plan
+from ane_train.plan.work import StepPlan
+from ane_train.train.pipeline import PipelineOptions
+from ane_train.train.step import AdamW, TrainingStep
+
+ARRANGEMENTS = [("dynamic", False), ("static", False), ("static", True)]
+
+
+@dataclass
+class Counted:
+    """What a step did to the engine: evaluations by bytes in and out, and bytes staged."""
+
+    evaluations: Counter[tuple[int, int]] = field(default_factory=Counter)
+    staged: int = 0
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Counts in the very calls by which programs are run and inputs are filled."""
+    found = Counted()
+    ports: dict[int, tuple[Request, int, int]] = {}
+    write, copy = Surface.write, Surface.copy_from
+    request, evaluate = Program.request, Request.evaluate
+
+    def size(surface: Surface) -> int:
+        return surface.channels * surface.width * surface.element_size
+
+    def counting_request(self: Program, inputs: list[Surface], outputs: list[Surface]) -> Request:
+        made = request(self, inputs, outputs)
+        ports[id(made)] = (made, sum(map(size, inputs)), sum(map(size, outputs)))
+        return made
+
+    def counting_evaluate(self: Request) -> None:
+        _, given, result = ports[id(self)]
+        found.evaluations[given, result] += 1
+        evaluate(self)
+
+    def counting_write(self: Surface, source: np.ndarray, *place: Any, **others: Any) -> None:
+        found.staged += source.size * self.element_size
+        write(self, source, *place, **others)
+
+    def counting_copy(self: Surface, row: int, column: int, source: Surface, *block: int) -> None:
+        found.staged += block[2] * block[3] * self.element_size
+        copy(self, row, column, source, *block)
+
+    monkeypatch.setattr(Program, "request", counting_request)
+    monkeypatch.setattr(Request, "evaluate", counting_evaluate)
+    monkeypatch.setattr(Surface, "write", counting_write)
+    monkeypatch.setattr(Surface, "copy_from", counting_copy)
+    return found
+
+
+def evaluations(plan: StepPlan) -> Counter[tuple[int, int]]:
+    found: Counter[tuple[int, int]] = Counter()
+    for row in plan.rows:
+        if row.evaluation:
+            ports = (int(row.evaluation.bytes_in), int(row.evaluation.bytes_out))
+            found[ports] += plan.times(row)
+    return found
+
+
+@pytest.mark.parametrize("model", ["tiny", "multi-head"])
+@pytest.mark.parametrize(("pipeline", "extras"), ARRANGEMENTS)
+def test_a_step_evaluates_stages_and_compiles_what_the_plan_says(
+    counted: Counted, tmp_path: Any, model: str, pipeline: str, extras: bool
+) -> None:
+    if model != "tiny":
+        path = tmp_path / "multi-head.toml"
+        path.write_text(MULTI_HEAD)
+        model = str(path)
+    spec = load_model(model)
+    engine = open_engine(EngineOptions("cpu", "fp16"))
+    options = PipelineOptions(pipeline, extras)
+    step = TrainingStep(spec, engine, spec.sequence, pipeline=options)
+    step.initialize(seed=0)
+    tokens = np.random.default_rng(0).integers(0, spec.vocabulary, (2, spec.sequence + 1))
+    inputs, targets = (tokens[:, part].astype(np.int32) for part in (slice(-1), slice(1, None)))
+    step.micro_batch(inputs.copy(), targets.copy())
+    compiled = engine.context.counts().compiled
+    counted.evaluations.clear()
+    counted.staged = 0
+    for _ in range(3):
+        step.micro_batch(inputs.copy(), targets.copy())
+    update = step.update(AdamW(), 1e-3, 1, 1 / 3)
+    staged, evaluated = counted.staged, counted.evaluations.copy()
+    step.micro_batch(inputs.copy(), targets.copy())
+    step.close()
+    plan = step_plan(spec, spec.sequence, PlanOptions(pipeline, extras, 2, 3), "m4")
+    assert update.bad is None
+    assert plan.evaluations == sum(evaluated.values())
+    assert evaluations(plan) == evaluated
+    assert plan.staged == staged
+    assert plan.compiles == engine.context.counts().compiled - compiled
+
+
+MULTI_HEAD = """
+layers = 3
+dim = 96
+heads = 3
+kv_heads = 3
+head_size = 32
+ffn = 160
+vocabulary = 512
+sequence = 32
+tied_embeddings = false
+"""
