@@ -90,7 +90,7 @@ print(*set({HEAVY!r}) & set(sys.modules), file=sys.stderr)
 def test_help_lists_the_commands_and_says_which_is_the_default(capsys):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("train", "models", "prepare", "doctor", "config"):
+    for command in ("train", "models", "plan", "prepare", "doctor", "config"):
         assert f"\n  {command} " in text
     assert "Without a command this is `ane-train train`" in text
     assert "_ANE_TRAIN_COMPLETE=bash_source ane-train" in text
@@ -383,7 +383,7 @@ def complete(words, incomplete):
 
 def test_the_shell_completes_commands_flags_and_names():
     assert complete(["ane-train"], "") == {
-        "train", "generate", "evaluate", "models", "prepare", "export", "doctor", "config",
+        "train", "generate", "evaluate", "models", "plan", "prepare", "export", "doctor", "config",
     }  # fmt: skip
     assert "--model" in complete(["ane-train"], "--mod")
     assert "--help" in complete(["ane-train"], "--he")

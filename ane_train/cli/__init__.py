@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ane_train import __version__
-from ane_train.cli import config, doctor, evaluate, export, generate, models, prepare, train
+from ane_train.cli import config, doctor, evaluate, export, generate, models, plan, prepare, train
 from ane_train.errors import AneTrainError, ExitCode
 
 DEBUG_FLAG, DEBUG_VARIABLE = "--debug", "ANE_TRAIN_DEBUG"
@@ -87,7 +87,7 @@ def group() -> None:
     """
 
 
-for _module in (train, generate, evaluate, models, prepare, export, doctor, config):
+for _module in (train, generate, evaluate, models, plan, prepare, export, doctor, config):
     group.add_command(_module.command)
 
 

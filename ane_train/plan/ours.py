@@ -160,7 +160,7 @@ class _Layer:
             programs = (self.programs[f"{kind.name}_{way}"] for way in ("forward", "backward"))
             staged = sum(self._restaged(program, kind) for program in programs)
             works = (Work("convert", _CONVERT * staged), Work("transpose", staged / 2))
-            yield Row(f"staging of {kind.name}", "update", self.spec.layers, works)
+            yield Row(f"{kind.name} staging", "update", self.spec.layers, works)
 
     def _restaged(self, program: LayerProgram, kind: BlockKind) -> int:
         """Elements of weights in the program's input."""
