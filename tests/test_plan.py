@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 from ane_train.engine import EngineOptions, open_engine
 from ane_train.model.spec import load_model
 from ane_train.native.engine import Program, Request, Surface
+from ane_train.plan.machines import get_machine
+from ane_train.plan.measurements import PLANS
 from ane_train.plan.ours import PlanOptions, step_plan
+from ane_train.plan.predict import evaluation_seconds, predict
 from ane_train.plan.work import StepPlan
 from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import AdamW, TrainingStep
@@ -76,7 +80,7 @@ def evaluations(plan: StepPlan) -> Counter[tuple[int, int]]:
 @pytest.mark.parametrize("model", ["tiny", "multi-head"])
 @pytest.mark.parametrize(("pipeline", "extras"), ARRANGEMENTS)
 def test_a_step_evaluates_stages_and_compiles_what_the_plan_says(
-    counted: Counted, tmp_path: Any, model: str, pipeline: str, extras: bool
+    counted: Counted, tmp_path: Path, model: str, pipeline: str, extras: bool
 ) -> None:
     if model != "tiny":
         path = tmp_path / "multi-head.toml"
@@ -118,3 +122,61 @@ vocabulary = 512
 sequence = 32
 tied_embeddings = false
 """
+
+
+TABLE = Path(__file__).parents[1] / "README.md"
+COMPARED = {
+    "ours, dynamic": PlanOptions(),
+    "ours, static": PlanOptions("static"),
+    "maderix/ANE, static": "static",
+    "maderix/ANE, dynamic": {"stories110m": "dynamic-eight", "qwen3_06b": "dynamic-ten"},
+}
+
+
+def compared(model: str, name: str) -> StepPlan:
+    spec, options = load_model(model), COMPARED[name]
+    if isinstance(options, PlanOptions):
+        return step_plan(spec, 256, options, "m4")
+    return PLANS[options if isinstance(options, str) else options[model]](spec, 256)
+
+
+def cells_of_a_layer(model: str, name: str) -> list[str]:
+    """Those of the README's table."""
+    plan, machine = compared(model, name), get_machine("m4")
+    found = [row.evaluation for row in plan.rows if row.evaluation]
+    sizes = [
+        sum(getattr(each, field) for each in found) / 2**20
+        for field in ("bytes_in", "bytes_out", "constants", "staged", "restaged")
+    ]
+    engine = sum(evaluation_seconds(each, machine) for each in found)
+    return [str(len(found)), *(f"{size:.1f}" for size in sizes), f"{engine * 1e3:.2f}"]
+
+
+def test_the_readme_compares_the_plans_as_they_are() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|\n").split("|")]
+        for line in TABLE.read_text().splitlines()
+        if line.startswith(("| stories110m | ", "| qwen3_06b | "))
+    ]
+    rows = [row for row in rows if row[1] in COMPARED]
+    assert len(rows) == 7
+    for model, name, *cells in rows:
+        assert cells == cells_of_a_layer(model, name), (model, name)
+
+
+def test_our_programs_need_less_of_the_engine_than_the_published_ones() -> None:
+    machine = get_machine("m4")
+    for model, theirs in (("stories110m", "dynamic-eight"), ("qwen3_06b", "dynamic-ten")):
+        ours = predict(step_plan(load_model(model), 256, PlanOptions(), "m4"), machine)
+        published = predict(PLANS[theirs](load_model(model), 256), machine)
+        assert ours.of("engine") < published.of("engine")
+
+
+def test_flops_are_those_of_the_matrices_and_the_scores() -> None:
+    """Per layer: 2 for each weight and token, twice; and seven products of [S, S] by [S, E]."""
+    spec = load_model("stories110m")
+    plan = step_plan(spec, 256, PlanOptions(), "m4")
+    found = sum(row.evaluation.flops for row in plan.rows if row.evaluation)
+    matrices = 4 * spec.dim**2 + 3 * spec.dim * spec.ffn
+    scores = 2 * 256 * 256 * spec.heads * spec.head_size
+    assert found == pytest.approx(2 * 2 * matrices * 256 + 7 * scores, rel=1e-3)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ane_train.model.spec import ModelSpec
-from ane_train.plan.work import GRADIENTS, MAIN, Evaluation, Row, StepPlan, Work
+from ane_train.plan.work import GRADIENTS, Evaluation, Row, StepPlan, Work
 
 ACTIVE_TOKENS = 9205  # of 32000 in its data: the dynamic pipeline cuts the vocabulary to them
 # Bytes that its chains of vDSP calls read and write for an element, four for each operand.
@@ -57,7 +57,10 @@ def _sizes(spec: ModelSpec, sequence: int, vocabulary: int) -> Sizes:
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """A program of a layer: elements of its surfaces; what the CPU converts and copies for it."""
+    """A program of a layer: elements of its surfaces; what the CPU converts and copies for it.
+
+    `weights` are those in its input that stay there between updates.
+    """
 
     name: str
     flops: float
@@ -68,6 +71,7 @@ class _Program:
     copy_fp16: float = 0
     copy_fp32: float = 0
     element_size: int = 2
+    weights: float = 0
 
     def row(self, phase: str, layers: int) -> Row:
         """Its evaluations in one sequence."""
@@ -81,7 +85,9 @@ class _Program:
             size * self.given,
             size * self.result,
             2 * self.constants,
-            element_size=size,
+            size * (self.given - self.weights),
+            size * self.weights,
+            size,
         )
         return Row(self.name, phase, layers, works, evaluation)
 
@@ -117,8 +123,7 @@ def static(spec: ModelSpec, sequence: int) -> StepPlan:
         _Program("sdpaBwd2", heads, 2 * (p + d) * s, 2 * d * s, 0, 2 * d * s, 2 * (p + d) * s),
         _Program("qkvBwd", z.product((3 * d, d)), 3 * d * s, d * s, 3 * d * d, d * s, 3 * d * s),
     )
-    norms = (0, 1)
-    rows = (*_programs(z, forward, backward), *_cpu(z, norms, strided=False, residual=1.0))
+    rows = (*_programs(z, forward, backward), *_cpu(z, norms=False, strided=False, residual=1.0))
     return StepPlan("maderix/ANE static", rows, 1, sequence)
 
 
@@ -145,8 +150,7 @@ def dynamic_fp32(spec: ModelSpec, sequence: int) -> StepPlan:
         _Program("sdpaBwd2", heads, 2 * (p + d) * s, 2 * d * s, 0, 4 * d * s, 2 * p * s),
         whole("qkvBwd", z.product((3 * d, d)), d * (3 * s + 3 * d), d * s, d * s),
     )
-    norms = (2 * z.layers, 2 * z.layers + 1)
-    cpu = (*_cpu(z, norms, strided=True, residual=1.0), _silu_backward(z))
+    cpu = (*_cpu(z, norms=True, strided=True, residual=1.0), _silu_backward(z))
     rows = (*_programs(z, forward, backward), *cpu)
     return StepPlan("maderix/ANE dynamic, fp32", rows, 1, sequence)
 
@@ -162,15 +166,23 @@ def dynamic(spec: ModelSpec, sequence: int, *, grouped: bool = True) -> StepPlan
     s, d, q, f = z.s, z.d, z.q, z.f
     both = d * s + f * s
     backward = (
-        _Program("ffnBwdW2t", z.product((f, d)), d * (s + f), f * s, convert=both),
+        _Program("ffnBwdW2t", z.product((f, d)), d * (s + f), f * s, convert=both, weights=d * f),
         _Program(
             "ffnBwdW13t",
             z.product((2 * f, d)),
             f * (2 * s + 2 * d),
             d * s,
             convert=both + f * s,
+            weights=2 * d * f,
         ),
-        _Program("wotBwd", z.product((d, q)), d * (s + q), q * s, convert=(d + q) * s),
+        _Program(
+            "wotBwd",
+            z.product((d, q)),
+            d * (s + q),
+            q * s,
+            convert=(d + q) * s,
+            weights=d * q,
+        ),
         _scores_backward(z, convert=5 * q * s),
         _Program(
             "sdpaBwd2",
@@ -182,8 +194,7 @@ def dynamic(spec: ModelSpec, sequence: int, *, grouped: bool = True) -> StepPlan
         ),
         *last,
     )
-    norms = (2 * z.layers, 2 * z.layers + 1)
-    rows = [*_programs(z, forward, backward), *_cpu(z, norms, strided=True, residual=2.0)]
+    rows = [*_programs(z, forward, backward), *_cpu(z, norms=True, strided=True, residual=2.0)]
     rows += [_silu_backward(z), _rotation_backward(z)]
     if grouped:
         rows.append(_tiling(z))
@@ -194,7 +205,8 @@ def dynamic(spec: ModelSpec, sequence: int, *, grouped: bool = True) -> StepPlan
 def _multi_head_forward(z: Sizes) -> tuple[_Program, ...]:
     s, d = z.s, z.d
     flops = z.product((4 * d, d)) + 2 * z.scores_flops
-    attention = _Program("sdpaFwd", flops, d * (s + 4 * d), 6 * d * s, convert=6 * d * s)
+    given, result = d * (s + 4 * d), 6 * d * s
+    attention = _Program("sdpaFwd", flops, given, result, convert=6 * d * s, weights=4 * d * d)
     return (attention, _fused_feed_forward(z))
 
 
@@ -202,10 +214,12 @@ def _grouped_forward(z: Sizes) -> tuple[_Program, ...]:
     s, d, q, k = z.s, z.d, z.q, z.k
     taps = 2 * q + 2 * k
     flops = z.product((q + 2 * k, d)) + 2 * z.scores_flops
-    given, result = d * (s + q + 2 * k), (taps + d) * s
+    matrices, both = d * (q + 2 * k), (q + d) * s
+    given, result = d * s + matrices, (taps + d) * s
+    last = z.product((d, q))
     return (
-        _Program("sdpaFwd", flops, given, result, convert=(d + taps) * s),
-        _Program("woFwd", z.product((d, q)), q * (s + d), d * s, convert=(q + d) * s),
+        _Program("sdpaFwd", flops, given, result, convert=(d + taps) * s, weights=matrices),
+        _Program("woFwd", last, q * (s + d), d * s, convert=both, weights=q * d),
         _fused_feed_forward(z),
     )
 
@@ -213,21 +227,24 @@ def _grouped_forward(z: Sizes) -> tuple[_Program, ...]:
 def _fused_feed_forward(z: Sizes) -> _Program:
     s, d, f = z.s, z.d, z.f
     given, result = d * (2 * s + 3 * f), (d + 3 * f) * s
-    return _Program("ffnFused", z.product((3 * f, d)), given, result, convert=2 * d * s + result)
+    flops, converted = z.product((3 * f, d)), 2 * d * s + result
+    return _Program("ffnFused", flops, given, result, convert=converted, weights=3 * d * f)
 
 
 def _multi_head_projections(z: Sizes) -> tuple[_Program, ...]:
     s, d = z.s, z.d
-    given = d * (3 * s + 3 * d)
-    return (_Program("qkvBwd", z.product((3 * d, d)), given, d * s, convert=4 * d * s),)
+    given, flops = d * (3 * s + 3 * d), z.product((3 * d, d))
+    return (_Program("qkvBwd", flops, given, d * s, convert=4 * d * s, weights=3 * d * d),)
 
 
 def _grouped_projections(z: Sizes) -> tuple[_Program, ...]:
     s, d, q, k = z.s, z.d, z.q, z.k
-    given = k * (2 * s + 2 * d)
+    x = d * s
+    query, keys = z.product((q, d)), z.product((2 * k, d))
+    both = q * (s + d), k * (2 * s + 2 * d)
     return (
-        _Program("qBwd", z.product((q, d)), q * (s + d), d * s, convert=(q + d) * s),
-        _Program("kvBwd", z.product((2 * k, d)), given, d * s, convert=(2 * k + d) * s),
+        _Program("qBwd", query, both[0], x, convert=q * s + x, weights=q * d),
+        _Program("kvBwd", keys, both[1], x, convert=2 * k * s + x, weights=2 * k * d),
     )
 
 
@@ -244,21 +261,21 @@ def _programs(
     yield from (program.row("backward", z.layers) for program in backward)
 
 
-def _cpu(z: Sizes, norms: tuple[int, int], *, strided: bool, residual: float) -> Iterator[Row]:
+def _cpu(z: Sizes, *, norms: bool, strided: bool, residual: float) -> Iterator[Row]:
     """What every version does between its programs.
 
-    norms: norms of the forward and backward pass on the CPU in fp32 besides the last one forward;
+    norms: the norms before the blocks are the CPU's forward too;
     strided: the loss gathers columns of the logits and scatters them, instead of transposing;
-    residual: how often the residual's gradient is passed over more than to add it.
+    residual: passes over the gradient of the residual, in passes that add it twice.
     """
     s, d, layers = z.s, z.d, z.layers
     x = d * s
-    forward, backward = norms[0] + 1, max(norms[1], 2 * layers + 1)
+    forward, backward = 1 + 2 * layers * norms, 1 + 2 * layers
     logits = z.v * s
     loss = [Work("exp", logits), Work("elementwise", _SOFTMAX * logits)]
     loss.append(Work("strided" if strided else "transpose", 2 * logits))
     classifier = z.product((z.v, d))
-    captured = 8 * d + 3 * z.f if z.q == d else 4 * d + 3 * z.f + 2 * z.q + 2 * z.k
+    captured = 4 * d + 3 * z.f + 2 * z.q + 2 * z.k
     gradients = (
         Work("blas", z.product((z.parameters, 1)), GRADIENTS),
         Work("accumulate", _COPY * z.parameters, GRADIENTS),
@@ -285,7 +302,7 @@ def _cpu(z: Sizes, norms: tuple[int, int], *, strided: bool, residual: float) ->
             Work("accumulate", _COPY * z.v * d, GRADIENTS),
         ),
     )
-    yield Row("embedding backward", "backward", 1, (Work("strided", x, MAIN),))
+    yield Row("embedding backward", "backward", 1, (Work("strided", x),))
 
 
 def _silu_backward(z: Sizes) -> Row:
