@@ -125,6 +125,11 @@ const char *ane_context_blas(const ane_context *context);
  * ane_text_free. Of the hardware: framework, classes, methods with the expected and the found type
  * encoding, device facts. ANE_ERROR_MISSING where there is no driver. */
 ane_status ane_engine_describe(const ane_options *options, char **json, ane_error_info *error);
+/* The private classes behind the options' engine, as the Objective-C runtime lists them, without a
+ * message to any: a JSON object as ane_engine_describe gives it, with every class and protocol in
+ * place of the device facts. ANE_ERROR_MISSING where there is no driver, no framework or no such
+ * runtime. */
+ane_status ane_engine_explore(const ane_options *options, char **json, ane_error_info *error);
 /* "software" or "hardware". */
 const char *ane_context_engine(const ane_context *context);
 

@@ -38,6 +38,10 @@ LEAKS = {
         ),
         "bind",
     ),
+    "lists of the runtime": (
+        Fault("explore.c", "    free(properties);\n", ""),
+        "put_properties",
+    ),
     "engines": (Fault("driver.m", "ane_free(engine);", "(void)engine;"), "open_checked"),
 }
 

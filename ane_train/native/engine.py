@@ -140,9 +140,21 @@ def describe_engine(options: ContextOptions) -> dict[str, Any]:
 
     Of the hardware: framework, classes, methods with type encodings, facts of the device.
     """
+    return _ask(lib.ane_engine_describe, options)
+
+
+def explore_engine(options: ContextOptions) -> dict[str, Any]:
+    """All private classes and protocols behind an engine, without a message to any of them.
+
+    NativeError "missing" where there is no driver, no framework or no Objective-C runtime.
+    """
+    return _ask(lib.ane_engine_explore, options)
+
+
+def _ask(question: Any, options: ContextOptions) -> dict[str, Any]:
     native, _kept = options.to_native()
     described, error = ffi.new("char **"), ffi.new("ane_error_info *")
-    if lib.ane_engine_describe(native, described, error) != lib.ANE_OK:
+    if question(native, described, error) != lib.ANE_OK:
         raise_error(error)
     try:
         text: bytes = ffi.string(described[0])

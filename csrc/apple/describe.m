@@ -1,7 +1,9 @@
-/* describe.m: what can be told of the framework and the chip without opening them, as JSON. */
+/* describe.m: what can be told of the framework and the chip without opening them, as JSON; and of
+ * the framework alone, without a message to its classes. */
 #import "calls.h"
 #import "engine.h"
 #import "errors.h"
+#include "explore.h"
 #include "json.h"
 
 #include <stdio.h>
@@ -111,18 +113,36 @@ static void describe_device(json *out, const framework *known) {
     json_close(out, '}');
 }
 
-static ane_status describe_all(json *out, char **text, ane_error_info *error) {
-    const framework *known = framework_get();
+/* The beginning, which sends no private message. */
+static void describe_known(json *out, const framework *known) {
     json_open(out, NULL, '{');
     json_string(out, "engine", "hardware");
     json_string(out, "system", framework_system().UTF8String);
     describe_framework(out, known);
     describe_classes(out);
     describe_methods(out);
-    describe_device(out, known);
+}
+
+static ane_status take(json *out, char **text, ane_error_info *error) {
     json_close(out, '}');
     *text = json_take(out);
     return *text ? ANE_OK : ane_fail(error, ANE_ERROR_MEMORY, "no memory for a description");
+}
+
+static ane_status describe_all(json *out, char **text, ane_error_info *error) {
+    const framework *known = framework_get();
+    describe_known(out, known);
+    describe_device(out, known);
+    return take(out, text, error);
+}
+
+static ane_status explore_all(json *out, char **text, ane_error_info *error) {
+    ane_status status = framework_require_loaded(error);
+    if (status) return status;
+    describe_known(out, framework_get());
+    explore_classes(out);
+    explore_protocols(out);
+    return take(out, text, error);
 }
 
 ane_status describe(const ane_options *options, char **text, ane_error_info *error) {
@@ -131,5 +151,14 @@ ane_status describe(const ane_options *options, char **text, ane_error_info *err
     *text = NULL;
     return errors_guard(error, ANE_ERROR_SYSTEM, "describe the engine", ^{
       return describe_all(out, text, error);
+    });
+}
+
+ane_status explore(const ane_options *options, char **text, ane_error_info *error) {
+    (void)options;
+    json written = {0}, *out = &written;
+    *text = NULL;
+    return errors_guard(error, ANE_ERROR_SYSTEM, "explore the framework", ^{
+      return explore_all(out, text, error);
     });
 }

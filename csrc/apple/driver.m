@@ -21,10 +21,8 @@ static ane_status check_device(const framework *known, ane_error_info *error) {
 }
 
 static ane_status check_system(const framework *known, ane_dispatch way, ane_error_info *error) {
-    if (!known->loaded)
-        return ane_fail(error, ANE_ERROR_MISSING, "no AppleNeuralEngine framework: %s",
-                        known->failure);
-    ane_status status = framework_require(PART_CORE | DISPATCH_PARTS[way], error);
+    ane_status status = framework_require_loaded(error);
+    if (!status) status = framework_require(PART_CORE | DISPATCH_PARTS[way], error);
     if (!status) status = framework_refuse_differences(PART_ATTRIBUTES, error);
     return status ? status : check_device(known, error);
 }
@@ -60,6 +58,7 @@ static const ane_driver DRIVER = {
     .version = ANE_DRIVER_VERSION,
     .name = "hardware",
     .describe = describe,
+    .explore = explore,
     .open = engine_open,
     .close = engine_close,
     .surface_create = surface_create,

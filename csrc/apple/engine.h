@@ -50,3 +50,4 @@ ane_status surface_lock(ane_memory *memory, bool read_only, ane_error_info *erro
 ane_status surface_unlock(ane_memory *memory, bool read_only, ane_error_info *error);
 
 ane_status describe(const ane_options *options, char **json, ane_error_info *error);
+ane_status explore(const ane_options *options, char **json, ane_error_info *error);

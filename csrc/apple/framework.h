@@ -36,6 +36,8 @@ typedef struct framework {
 
 /* Loads the framework at the first call. */
 const framework *framework_get(void);
+/* ANE_ERROR_MISSING with the reason where it does not load. */
+ane_status framework_require_loaded(ane_error_info *error);
 const char *framework_path(void);
 /* "Version 26.3 (Build 25D125)" */
 NSString *framework_system(void);

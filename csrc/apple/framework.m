@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "encoding.h"
+
 #define PATH "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
 
 #define CLIENT_PARTS (PART_DIRECT | PART_REALTIME)
@@ -76,6 +78,12 @@ const framework *framework_get(void) {
     return &shared;
 }
 
+ane_status framework_require_loaded(ane_error_info *error) {
+    const framework *known = framework_get();
+    if (known->loaded) return ANE_OK;
+    return ane_fail(error, ANE_ERROR_MISSING, "no AppleNeuralEngine framework: %s", known->failure);
+}
+
 const char *framework_path(void) {
     return PATH;
 }
@@ -93,14 +101,6 @@ bool framework_has_class(const char *name) {
     return objc_lookUpClass(name) != Nil;
 }
 
-/* Offsets are all the digits of an encoding: no known one holds a structure with digits. */
-static void strip_offsets(const char *encoding, char found[ENCODING_SIZE]) {
-    size_t length = 0;
-    for (; *encoding && length + 1 < ENCODING_SIZE; encoding++)
-        if (*encoding < '0' || *encoding > '9') found[length++] = *encoding;
-    found[length] = '\0';
-}
-
 method_verdict framework_verdict(const framework_method *method, char found[ENCODING_SIZE]) {
     Class class = objc_lookUpClass(method->class_name);
     SEL selector = sel_registerName(method->selector);
@@ -110,7 +110,7 @@ method_verdict framework_verdict(const framework_method *method, char found[ENCO
     const char *encoding = at_hand ? method_getTypeEncoding(at_hand) : NULL;
     found[0] = '\0';
     if (!at_hand) return METHOD_MISSING;
-    if (encoding) strip_offsets(encoding, found);
+    if (encoding) encoding_strip(encoding, found, ENCODING_SIZE);
     return strcmp(found, method->encoding) == 0 ? METHOD_SAME : METHOD_DIFFERENT;
 }
 

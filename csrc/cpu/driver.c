@@ -26,6 +26,13 @@ static ane_status describe(const ane_options *options, char **json, ane_error_in
     return *json ? ANE_OK : ane_fail(error, ANE_ERROR_MEMORY, "no memory for a description");
 }
 
+static ane_status explore(const ane_options *options, char **json, ane_error_info *error) {
+    (void)options;
+    (void)json;
+    return ane_fail(error, ANE_ERROR_MISSING,
+                    "no Objective-C runtime here: the software engine has no private classes");
+}
+
 static ane_status open_engine(ane_context *context, const ane_options *options, void **engine,
                               ane_error_info *error) {
     (void)options;
@@ -231,6 +238,7 @@ const ane_driver *ane_software_driver(void) {
         .version = ANE_DRIVER_VERSION,
         .name = "software",
         .describe = describe,
+        .explore = explore,
         .open = open_engine,
         .close = close_engine,
         .surface_create = create_surface,

@@ -74,15 +74,30 @@ static ane_status open_driver(const ane_options *options, const ane_driver **dri
                     path ? path : "this program", ANE_DRIVER_VERSION);
 }
 
-ane_status ane_engine_describe(const ane_options *options, char **json, ane_error_info *error) {
+/* Empties the place for the answer, and finds whom to ask. */
+static ane_status ask_driver(const ane_options *options, char **json, const ane_driver **driver,
+                             ane_error_info *error) {
     if (json) *json = NULL;
     if (!options || !json)
         return ane_fail(error, ANE_ERROR_ARGUMENT,
                         "the options or the place for the description are missing");
+    return open_driver(options, driver, error);
+}
+
+ane_status ane_engine_describe(const ane_options *options, char **json, ane_error_info *error) {
     const ane_driver *driver;
     ane_error_info own = {0};
-    ane_status status = open_driver(options, &driver, &own);
+    ane_status status = ask_driver(options, json, &driver, &own);
     if (status == ANE_OK) status = driver->describe(options, json, &own);
+    if (status != ANE_OK && error) *error = own;
+    return status;
+}
+
+ane_status ane_engine_explore(const ane_options *options, char **json, ane_error_info *error) {
+    const ane_driver *driver;
+    ane_error_info own = {0};
+    ane_status status = ask_driver(options, json, &driver, &own);
+    if (status == ANE_OK) status = driver->explore(options, json, &own);
     if (status != ANE_OK && error) *error = own;
     return status;
 }

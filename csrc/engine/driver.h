@@ -5,7 +5,7 @@
 
 #include "../base/base.h"
 
-#define ANE_DRIVER_VERSION 1
+#define ANE_DRIVER_VERSION 2
 #define ANE_DRIVER_SYMBOL "ane_hardware_driver"
 
 /* The memory of a surface. Rows are `channels`, `row_stride` bytes apart. */
@@ -49,6 +49,7 @@ typedef struct ane_driver {
     const char *name;
 
     ane_status (*describe)(const ane_options *options, char **json, ane_error_info *error);
+    ane_status (*explore)(const ane_options *options, char **json, ane_error_info *error);
     ane_status (*open)(ane_context *context, const ane_options *options, void **engine,
                        ane_error_info *error);
     void (*close)(void *engine);

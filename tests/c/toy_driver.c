@@ -34,6 +34,13 @@ static ane_status describe(const ane_options *options, char **json, ane_error_in
     return ANE_OK;
 }
 
+static ane_status explore(const ane_options *options, char **json, ane_error_info *error) {
+    (void)options;
+    if (fails("explore", ANE_ERROR_MISSING, error)) return error->status;
+    *json = strdup("{\"explored\": []}");
+    return ANE_OK;
+}
+
 static ane_status open_toy(ane_context *context, const ane_options *options, void **engine,
                            ane_error_info *error) {
     (void)context;
@@ -143,6 +150,7 @@ const ane_driver *ane_hardware_driver(void) {
         .version = ANE_DRIVER_VERSION,
         .name = "hardware",
         .describe = describe,
+        .explore = explore,
         .open = open_toy,
         .close = close_toy,
         .surface_create = create_surface,

@@ -28,7 +28,8 @@ SYSTEM = Library(
     "/usr/lib/libSystem.B.dylib",
     _names(
         "dlopen dlerror free realloc posix_memalign bzero memcpy memset "
-        "strchr strcmp strcspn strerror strlen strncmp strstr snprintf vsnprintf __snprintf_chk "
+        "memchr strchr strrchr strcmp strcspn strerror strlen strncmp strstr snprintf vsnprintf "
+        "__snprintf_chk "
         "_DefaultRuneLocale __maskrune __error "
         "open close read write pwrite ftruncate flock lstat fstat stat mkdir rmdir unlink remove "
         "rename opendir readdir closedir nftw nanosleep "
@@ -45,6 +46,11 @@ OBJC = Library(
         "objc_autoreleasePoolPush objc_autoreleasePoolPop objc_begin_catch objc_end_catch "
         "objc_exception_rethrow objc_terminate objc_enumerationMutation objc_lookUpClass "
         "class_getClassMethod class_getInstanceMethod method_getTypeEncoding sel_registerName "
+        "objc_copyImageNames objc_copyClassNamesForImage class_getName class_getSuperclass "
+        "object_getClass class_copyMethodList method_getName sel_getName "
+        "class_copyPropertyList property_getName property_getAttributes "
+        "class_copyIvarList ivar_getName ivar_getTypeEncoding class_copyProtocolList "
+        "objc_copyProtocolList protocol_getName protocol_copyMethodDescriptionList "
         "__objc_personality_v0"
     ),
 )
@@ -70,6 +76,7 @@ IOSURFACE = Library(
 )
 LIBRARIES = (SYSTEM, OBJC, FOUNDATION, CORE_FOUNDATION, IOSURFACE)
 EXPORTS = {"_ane_hardware_driver"}
+PREFIX = "_ANE"  # of the classes that are explored
 FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
 
 PUBLIC_SELECTORS = _words(

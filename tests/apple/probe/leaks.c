@@ -83,10 +83,18 @@ static ane_status run(const char *driver, ane_dispatch dispatch) {
     return status;
 }
 
+static ane_status explore(const char *driver) {
+    ane_options options = {.engine = ANE_HARDWARE, .driver_path = driver};
+    char *json;
+    ane_status status = ane_engine_explore(&options, &json, NULL);
+    ane_text_free(json);
+    return status;
+}
+
 int main(int count, char **arguments) {
     void *standin = count > 2 ? dlopen(arguments[2], RTLD_NOW) : NULL;
     void (*reset)(void) = standin ? (void (*)(void))dlsym(standin, "standin_reset") : NULL;
-    if (!reset) return 2;
+    if (!reset || explore(arguments[1])) return 2;
     for (int i = 3; i + 1 < count; i += 2) {
         reset();
         setenv("ANE_STANDIN_FAIL", arguments[i], 1);

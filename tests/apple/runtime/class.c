@@ -54,12 +54,13 @@ static bool is_metaclass(Class cls) {
     return cls->record->flags & RT_METACLASS;
 }
 
+const void *rt_list_entry(const rt_list *list, uint32_t index) {
+    return (const char *)(list + 1) + (size_t)index * (list->entry_size & 0xfffcu);
+}
+
 static void add_methods(rt_class_state *state, const rt_list *list) {
-    if (!list) return;
-    size_t stride = list->entry_size & 0xfffcu;
-    const char *entry = (const char *)(list + 1);
-    for (uint32_t i = 0; i < list->count; i++, entry += stride) {
-        const rt_method_record *record = (const rt_method_record *)entry;
+    for (uint32_t i = 0; list && i < list->count; i++) {
+        const rt_method_record *record = rt_list_entry(list, i);
         Method method = malloc(sizeof *method);
         if (!method) rt_fatal("out of memory");
         *method = (struct objc_method){sel_registerName(record->name), record->types,
@@ -102,6 +103,7 @@ void rt_add_image(const rt_image *image) {
         add_methods(rt_class_setup((*each)->cls), (*each)->instance_methods);
         add_methods(rt_class_setup((*each)->cls->isa), (*each)->class_methods);
     }
+    rt_add_protocols(image->protocols, image->protocols_end);
     rt_unlock();
 }
 

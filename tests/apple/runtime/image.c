@@ -9,6 +9,7 @@
 BOUNDS(const char *, objc_selrefs);
 BOUNDS(Class, objc_classlist);
 BOUNDS(rt_category_record *, objc_catlist);
+BOUNDS(rt_protocol_record *, objc_protolist);
 
 __attribute__((constructor(101))) static void add_image(void) {
     rt_add_image(&(rt_image){
@@ -18,5 +19,7 @@ __attribute__((constructor(101))) static void add_image(void) {
         .classes_end = __stop_objc_classlist,
         .categories = __start_objc_catlist,
         .categories_end = __stop_objc_catlist,
+        .protocols = __start_objc_protolist,
+        .protocols_end = __stop_objc_protolist,
     });
 }

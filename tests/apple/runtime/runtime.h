@@ -18,12 +18,37 @@ typedef struct rt_method_record {
     IMP implementation;
 } rt_method_record;
 
+typedef struct rt_protocol_record rt_protocol_record;
+
+typedef struct rt_protocol_list {
+    uintptr_t count;
+    rt_protocol_record *protocols[];
+} rt_protocol_list;
+
+/* Of methods there are names and types only. */
+struct rt_protocol_record {
+    void *isa;
+    const char *name;
+    const rt_protocol_list *adopted;
+    const rt_list *methods, *class_methods, *optional_methods, *optional_class_methods;
+};
+
+typedef struct rt_property_record {
+    const char *name, *attributes;
+} rt_property_record;
+
+typedef struct rt_variable_record {
+    int32_t *offset;
+    const char *name, *type;
+    uint32_t alignment, size;
+} rt_variable_record;
+
 typedef struct rt_class_record {
     uint32_t flags, instance_start, instance_size, reserved;
     const uint8_t *strong_layout;
     const char *name;
     const rt_list *methods;
-    const void *protocols;
+    const rt_protocol_list *protocols;
     const rt_list *ivars;
     const uint8_t *weak_layout;
     const rt_list *properties;
@@ -39,6 +64,7 @@ typedef struct rt_image {
     const char **selectors, **selectors_end;
     Class *classes, *classes_end;
     rt_category_record **categories, **categories_end;
+    rt_protocol_record **protocols, **protocols_end;
 } rt_image;
 
 #define RT_METACLASS 1u
@@ -95,9 +121,15 @@ rt_class_state *rt_class_setup(Class cls);
 IMP rt_find(id receiver, SEL selector);
 IMP rt_find_super(const rt_super *super, SEL selector);
 void rt_each_class(void (*visit)(Class cls, void *argument), void *argument);
+/* The entries of a list, `index` below its count. */
+const void *rt_list_entry(const rt_list *list, uint32_t index);
 
 /* The class is no longer found by its name. */
 void rt_hide_class(const char *name);
+
+/* --- explore.c --- */
+
+void rt_add_protocols(rt_protocol_record **protocols, rt_protocol_record **end);
 
 /* --- object.c --- */
 
