@@ -36,7 +36,9 @@ def test_a_wheel_built_from_the_source_distribution_trains(
 ) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("models/tiny.toml", "data/corpus/moby_dick.txt", "data/corpus/tokenizer.json"):
+    data = ("corpus/moby_dick.txt", "corpus/tokenizer.json")
+    files = (*(f"data/{name}" for name in data), "models/tiny.toml", "explore/known.json")
+    for name in files:
         assert f"ane_train/{name}" in names
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel]

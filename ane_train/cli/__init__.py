@@ -16,7 +16,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from ane_train import __version__
-from ane_train.cli import config, doctor, evaluate, export, generate, models, plan, prepare, train
+from ane_train.cli import (
+    config,
+    doctor,
+    evaluate,
+    explore,
+    export,
+    generate,
+    models,
+    plan,
+    prepare,
+    train,
+)
 from ane_train.errors import AneTrainError, ExitCode
 
 DEBUG_FLAG, DEBUG_VARIABLE = "--debug", "ANE_TRAIN_DEBUG"
@@ -87,7 +98,8 @@ def group() -> None:
     """
 
 
-for _module in (train, generate, evaluate, models, plan, prepare, export, doctor, config):
+_MODULES = (train, generate, evaluate, models, plan, prepare, export, doctor, explore, config)
+for _module in _MODULES:
     group.add_command(_module.command)
 
 

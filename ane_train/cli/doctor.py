@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -29,6 +29,9 @@ _STYLES = {
     "wrong": "bold red",
     "refused": "bold red",
     "failed": "bold red",
+    "added": "green",
+    "removed": "bold red",
+    "changed": "yellow",
 }
 
 
@@ -69,6 +72,7 @@ def command(
     from ane_train.data.files import default_cache
     from ane_train.doctor import Settings, examine
     from ane_train.doctor.report import require_place, write_report
+    from ane_train.doctor.sections import sections
 
     if json_file is not None and json_file != "-":
         require_place(Path(json_file))
@@ -80,9 +84,9 @@ def command(
     if json_file == "-":
         click.echo(report.to_text(), nl=False)
     elif json_file is not None:
-        write_report(Path(json_file), report)
+        write_report(Path(json_file), report.to_text())
         saved.append(f"the report is in {json_file}")
-    _show(report, saved, sys.stderr if json_file == "-" else sys.stdout)
+    show_sections(sections(report, saved), sys.stderr if json_file == "-" else sys.stdout)
     if report.problems:
         ctx.exit(ExitCode.ENGINE)
 
@@ -118,16 +122,15 @@ class _Bar:
         self._bar.update(done - self._bar.n)
 
 
-def _show(report: Report, saved: list[str], stream: TextIO) -> None:
-    """Every section on the stream: in colour and to its width on a terminal, else 100 columns."""
+def show_sections(shown: Iterable[Section], stream: TextIO) -> None:
+    """The sections on the stream: in colour and to its width on a terminal, else 100 columns."""
     from rich.console import Console
     from rich.text import Text
 
     from ane_train.cli.screen import is_terminal
-    from ane_train.doctor.sections import sections
 
     console = Console(file=stream, highlight=False, width=None if is_terminal(stream) else WIDTH)
-    for section in sections(report, saved):
+    for section in shown:
         console.print(Text(section.title, "bold"))
         for line in section_lines(section, min(console.width, WIDTH)):
             console.print(line, soft_wrap=True)

@@ -159,11 +159,11 @@ def _cannot_be_written(path: Path, why: str) -> DiskError:
     return DiskError(f"{path} cannot be written ({why}): choose another --json")
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Writes the report in one step: a reader sees all of it or what was there. DiskError."""
+def write_report(path: Path, text: str) -> None:
+    """Writes the JSON in one step: a reader sees all of it or what was there. DiskError."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(report.to_text())
+        temporary.write_text(text)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

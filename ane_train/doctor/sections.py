@@ -18,7 +18,7 @@ from ane_train.doctor.report import (
     Found,
     Report,
 )
-from ane_train.engine.device import Method
+from ane_train.engine.device import Device, Method
 from ane_train.metrics.text import size
 
 Row = tuple[str, ...]
@@ -52,7 +52,7 @@ def sections(report: Report, saved: Iterable[str] = ()) -> list[Section]:
     found = [
         _machine(report),
         _engine(report),
-        _driver(report),
+        framework_section(report.device),
         _ports(report),
         _programs("dynamic", report, PROGRAM),
         _programs("static", report, STATIC),
@@ -91,8 +91,8 @@ def _engine(report: Report) -> Section:
     return Section("engine", tuple(rows))
 
 
-def _driver(report: Report) -> Section:
-    device = report.device
+def framework_section(device: Device) -> Section:
+    """Whether the private framework is the one that the driver knows, and where it is not."""
     if not device.present:
         return Section("framework", (("driver", device.problem),))
     missing = [name for name, there in device.classes.items() if not there]

@@ -1,6 +1,6 @@
 """What the driver says of the Neural Engine before anything is opened, as records.
 
-Owns the names in the driver's description (`ane_engine_describe`); nothing else reads that.
+Owns the names in the driver's description (`ane_engine_describe`); nothing else reads those.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ane_train.errors import EngineError
 from ane_train.native.engine import ContextOptions, describe_engine
-from ane_train.native.library import NativeError, find_driver
+from ane_train.native.library import find_driver
 
 HARDWARE = "hardware"
 
@@ -33,7 +34,8 @@ class Device:
     """The Neural Engine as far as it can be told without opening it.
 
     present: whether there is a driver at all; problem: why it cannot be used, "" if nothing is
-    known to be in the way.
+    known to be in the way; usable: whether all methods of a part of the driver are as known, of
+    which training needs "core".
     """
 
     present: bool
@@ -42,32 +44,42 @@ class Device:
     system: str = ""
     classes: Mapping[str, bool] = field(default_factory=dict)
     methods: tuple[Method, ...] = ()
+    usable: Mapping[str, bool] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(driver: str | None) -> Device:
     """Asks the driver library at `driver`, or the usual one. Never raises an EngineError."""
+    try:
+        return parse(describe_engine(driver_options(driver)))
+    except EngineError as error:
+        return Device(False, str(error))
+
+
+def driver_options(driver: str | None) -> ContextOptions:
+    """The hardware through the driver library at `driver`, or the usual one.
+
+    EngineError where there is none.
+    """
     path = driver or find_driver()
     if path is None and sys.platform != "darwin":
-        return Device(False, f"{platform.system()} has no Apple Neural Engine")
+        raise EngineError(f"{platform.system()} has no Apple Neural Engine")
     if path is None:
-        return Device(False, "the library that drives the ANE is not in this installation")
-    try:
-        found = describe_engine(ContextOptions(engine=HARDWARE, driver=path))
-    except NativeError as error:
-        return Device(False, str(error))
-    return parse(found)
+        raise EngineError("the library that drives the ANE is not in this installation")
+    return ContextOptions(engine=HARDWARE, driver=path)
 
 
 def parse(found: Mapping[str, Any]) -> Device:
-    """The record of a driver's description."""
+    """The record of a driver's description, or of its exploration, which has no facts."""
     framework = found.get("framework") or {}
     classes = {str(name): bool(there) for name, there in (found.get("classes") or {}).items()}
     methods = tuple(_method(row) for row in found.get("methods") or ())
+    usable = {str(part): bool(whole) for part, whole in (found.get("usable") or {}).items()}
     facts = {str(key): str(value) for key, value in (found.get("device") or {}).items()}
     system = str(found.get("system") or "")
     problem = _problem(bool(framework.get("loaded", True)), facts)
-    return Device(True, problem, str(framework.get("path") or ""), system, classes, methods, facts)
+    path = str(framework.get("path") or "")
+    return Device(True, problem, path, system, classes, methods, usable, facts)
 
 
 def _method(row: Mapping[str, Any]) -> Method:

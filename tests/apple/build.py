@@ -260,7 +260,11 @@ def build_driver(tools: Tools, csrc: Path = CSRC, flags: Sequence[str] = ()) -> 
 
 def build_probe(tools: Tools, name: str) -> Path:
     """A file of probe/ as a shared object, for tests of the runtime and the stand-in themselves."""
-    source = HERE / "probe" / name
+    return build_image(tools, HERE / "probe" / name)
+
+
+def build_image(tools: Tools, source: Path) -> Path:
+    """One file of Objective-C as a shared object."""
     key = f"probe-{digest(reads(source), str(tools.runtime), *COMMON)}"
 
     def make(folder: Path) -> None:

@@ -21,7 +21,12 @@ def syntax_tree(source: Path) -> Node:
     folders = [headers / "include", headers / "libc" / "include" / "any-macos-any"]
     includes = [f"-I{HERE / 'include'}", "-nostdinc"]
     includes += [word for folder in folders for word in ("-isystem", str(folder))]
-    command = [zig()[0], "clang", "-target", "arm64-apple-macos14", *ARC_FLAGS, *includes]
+    return parsed(source, "-target", "arm64-apple-macos14", *includes)
+
+
+def parsed(source: Path, *options: str) -> Node:
+    """Clang's tree of one file, read with these options."""
+    command = [zig()[0], "clang", *ARC_FLAGS, *options]
     command += ["-fsyntax-only", "-Xclang", "-ast-dump=json", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     tree: Node = json.loads(done.stdout)
