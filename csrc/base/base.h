@@ -70,30 +70,57 @@ size_t ane_pool_threads(const ane_pool *pool);
  * thread ran what. */
 void ane_pool_run(ane_pool *pool, size_t count, ane_task task, void *argument);
 
+/* --- tiles.c ----------------------------------------------------------------------------- */
+
+typedef struct ane_matrix {
+    const void *data; /* floats, or fp16 if `half` */
+    size_t stride;    /* elements from one row to the next, of the matrix as stored */
+    bool transposed;  /* op(A) = stored matrix transposed */
+    bool half;
+} ane_matrix;
+
+/* C[M, N] = alpha * op(A) op(B) + beta * C; with a beta of 0 C is not read. */
+typedef struct ane_product {
+    size_t m, n, k;
+    float alpha;
+    ane_matrix a, b;
+    float beta;
+    float *c;
+    size_t ldc;
+    bool rounds; /* C becomes what fp16 can hold */
+} ane_product;
+
+typedef struct ane_tiles ane_tiles;
+
+/* NULL where there is no kernel for this processor, or no memory. */
+ane_tiles *ane_tiles_create(void);
+void ane_tiles_free(ane_tiles *tiles);
+const char *ane_tiles_name(const ane_tiles *tiles); /* the instruction set */
+/* On the calling thread, and from several at a time. False, with C untouched, if memory is short.
+ */
+bool ane_tiles_multiply(ane_tiles *tiles, const ane_product *product);
+
 /* --- blas.c ------------------------------------------------------------------------------ */
 
 typedef struct ane_blas ane_blas;
 
-typedef struct ane_matrix {
-    const float *data;
-    size_t stride;   /* elements from one row to the next, of the matrix as stored */
-    bool transposed; /* op(A) = stored matrix transposed */
-} ane_matrix;
-
 /* dlopen()s the library and finds cblas_sgemm under its known names (cblas_sgemm,
- * scipy_cblas_sgemm); its own threads are set to 1. path NULL: the reference, three plain loops
- * with a float accumulator. */
+ * scipy_cblas_sgemm); its own threads are set to 1. Where there are tiles for the processor, they
+ * take all products but narrow ones. path NULL: the reference, three plain loops with a float
+ * accumulator. */
 ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *error);
 void ane_blas_free(ane_blas *blas);
 const char *ane_blas_name(const ane_blas *blas);
+/* Whether operands may be fp16. */
+bool ane_blas_takes_halves(const ane_blas *blas);
 /* One product on the calling thread. */
-void ane_blas_gemm(const ane_blas *blas, size_t m, size_t n, size_t k, float alpha, ane_matrix a,
-                   ane_matrix b, float beta, float *c, size_t ldc);
+void ane_blas_gemm(const ane_blas *blas, const ane_product *product);
 /* The same, cut over the pool by shape alone (columns or rows, whichever is longer), so that the
  * bits are the same for every number of threads. */
-void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size_t n, size_t k,
-                            float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
-                            size_t ldc);
+void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_product *product);
+/* Rows [start, start + length) of the product, or columns. */
+ane_product ane_product_rows(const ane_product *product, size_t start, size_t length);
+ane_product ane_product_columns(const ane_product *product, size_t start, size_t length);
 
 /* --- packed.c ---------------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* blas.c: the matrix product. A BLAS library is opened at run time and kept on one thread; the pool
  * cuts products at places that depend on the shape alone, so that the thread count does not change
- * a bit. The reference is the definition, and stands in where the library's 32-bit sizes do not
- * suffice. */
+ * a bit. Beside it, tiles.c takes what its kernels are better at. The reference is the definition,
+ * and stands in where the library's 32-bit sizes do not suffice. */
 #include "base.h"
 
 #include <dlfcn.h>
@@ -22,6 +22,7 @@ typedef int set_threading_function(unsigned threading); /* BLASSetThreading of A
 struct ane_blas {
     void *library; /* NULL: the reference */
     cblas_sgemm_function *sgemm;
+    ane_tiles *tiles; /* NULL: none for this processor, or the reference was asked for */
     char name[96];
 };
 
@@ -42,8 +43,8 @@ static void use_one_thread(void *library) {
     if (set_threading) set_threading(ACCELERATE_SINGLE_THREADED);
 }
 
-/* "OpenBLAS 0.3.34 SkylakeX" where the library tells, else its file name without folder and suffix.
- */
+/* "OpenBLAS 0.3.34 SkylakeX" where the library tells, else its file name without folder and suffix;
+ * " + AVX-512 tiles" follows where there are some. */
 static void name_library(ane_blas *blas, const char *path) {
     text_function *config = (text_function *)find(blas->library, "openblas_get_config");
     text_function *core = (text_function *)find(blas->library, "openblas_get_corename");
@@ -68,6 +69,11 @@ static ane_status open_library(ane_blas *blas, const char *path, ane_error_info 
         return ane_fail(error, ANE_ERROR_SYSTEM, "%s has no cblas_sgemm with 32-bit sizes", path);
     use_one_thread(blas->library);
     name_library(blas, path);
+    blas->tiles = ane_tiles_create();
+    size_t length = strlen(blas->name);
+    if (blas->tiles)
+        snprintf(blas->name + length, sizeof blas->name - length, " + %s tiles",
+                 ane_tiles_name(blas->tiles));
     return ANE_OK;
 }
 
@@ -90,6 +96,7 @@ ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *erro
 
 void ane_blas_free(ane_blas *blas) {
     if (!blas) return;
+    ane_tiles_free(blas->tiles);
     if (blas->library) dlclose(blas->library);
     ane_free(blas);
 }
@@ -98,41 +105,52 @@ const char *ane_blas_name(const ane_blas *blas) {
     return blas->name;
 }
 
+bool ane_blas_takes_halves(const ane_blas *blas) {
+    return blas->tiles != NULL;
+}
+
+/* --- the reference --- */
+
 static float element(ane_matrix matrix, size_t row, size_t column) {
-    return matrix.transposed ? matrix.data[column * matrix.stride + row]
-                             : matrix.data[row * matrix.stride + column];
+    const float *data = matrix.data;
+    return matrix.transposed ? data[column * matrix.stride + row]
+                             : data[row * matrix.stride + column];
 }
 
 #define REFERENCE_COLUMNS 64
 
 /* One row by up to 64 columns: sums[j] += a[row, i] * b[i, column + j], in the order of i. */
-static void reference_sums(size_t columns, size_t k, ane_matrix a, size_t row, ane_matrix b,
-                           size_t column, float *sums) {
+static void reference_sums(const ane_product *product, size_t row, size_t column, size_t columns,
+                           float *sums) {
+    ane_matrix b = product->b;
+    const float *data = b.data;
+    size_t k = product->alpha == 0.0f ? 0 : product->k; /* BLAS does not read the operands then */
     for (size_t i = 0; i < k; i++) {
-        float left = element(a, row, i);
+        float left = element(product->a, row, i);
         if (b.transposed)
             for (size_t j = 0; j < columns; j++)
-                sums[j] += left * b.data[(column + j) * b.stride + i];
+                sums[j] += left * data[(column + j) * b.stride + i];
         else
-            for (size_t j = 0; j < columns; j++)
-                sums[j] += left * b.data[i * b.stride + column + j];
+            for (size_t j = 0; j < columns; j++) sums[j] += left * data[i * b.stride + column + j];
     }
 }
 
-static void reference_gemm(size_t m, size_t n, size_t k, float alpha, ane_matrix a, ane_matrix b,
-                           float beta, float *c, size_t ldc) {
-    if (alpha == 0.0f) k = 0; /* BLAS does not read the operands then */
-    for (size_t row = 0; row < m; row++) {
-        for (size_t column = 0; column < n; column += REFERENCE_COLUMNS) {
-            size_t columns = n - column < REFERENCE_COLUMNS ? n - column : REFERENCE_COLUMNS;
+static void reference_gemm(const ane_product *product) {
+    float alpha = product->alpha, beta = product->beta;
+    for (size_t row = 0; row < product->m; row++) {
+        for (size_t column = 0; column < product->n; column += REFERENCE_COLUMNS) {
+            size_t left = product->n - column;
+            size_t columns = left < REFERENCE_COLUMNS ? left : REFERENCE_COLUMNS;
             float sums[REFERENCE_COLUMNS] = {0};
-            reference_sums(columns, k, a, row, b, column, sums);
-            float *out = c + row * ldc + column;
+            reference_sums(product, row, column, columns, sums);
+            float *out = product->c + row * product->ldc + column;
             for (size_t j = 0; j < columns; j++)
                 out[j] = alpha * sums[j] + (beta == 0.0f ? 0.0f : beta * out[j]);
         }
     }
 }
+
+/* --- one product --- */
 
 /* The library wants leading dimensions of at least the row length, even where there is one row. */
 static bool leading_dimension(size_t rows, size_t columns, size_t stride, int *leading) {
@@ -146,54 +164,76 @@ static bool operand_leading(size_t rows, size_t columns, ane_matrix matrix, int 
                              : leading_dimension(rows, columns, matrix.stride, leading);
 }
 
-void ane_blas_gemm(const ane_blas *blas, size_t m, size_t n, size_t k, float alpha, ane_matrix a,
-                   ane_matrix b, float beta, float *c, size_t ldc) {
-    if (m == 0 || n == 0) return;
-    int lda, ldb, int_ldc;
+static void library_gemm(const ane_blas *blas, const ane_product *product) {
+    size_t m = product->m, n = product->n, k = product->k;
+    ane_matrix a = product->a, b = product->b;
+    int lda, ldb, ldc;
     bool fits = operand_leading(m, k, a, &lda) && operand_leading(k, n, b, &ldb) &&
-                leading_dimension(m, n, ldc, &int_ldc);
-    if (!blas->sgemm || k == 0 || !fits) {
-        reference_gemm(m, n, k, alpha, a, b, beta, c, ldc);
-        return;
-    }
-    blas->sgemm(ROW_MAJOR, a.transposed ? TRANSPOSE : NO_TRANSPOSE,
-                b.transposed ? TRANSPOSE : NO_TRANSPOSE, (int)m, (int)n, (int)k, alpha, a.data, lda,
-                b.data, ldb, beta, c, int_ldc);
+                leading_dimension(m, n, product->ldc, &ldc);
+    if (blas->sgemm && k > 0 && fits)
+        blas->sgemm(ROW_MAJOR, a.transposed ? TRANSPOSE : NO_TRANSPOSE,
+                    b.transposed ? TRANSPOSE : NO_TRANSPOSE, (int)m, (int)n, (int)k, product->alpha,
+                    a.data, lda, b.data, ldb, product->beta, product->c, ldc);
+    else
+        reference_gemm(product);
+    for (size_t row = 0; product->rounds && row < m; row++)
+        ane_round_to_half(n, product->c + row * product->ldc);
+}
+
+/* Of narrower products, tiles would compute more that nobody wants. */
+#define TILES_ROWS 8
+#define TILES_COLUMNS 16
+
+void ane_blas_gemm(const ane_blas *blas, const ane_product *product) {
+    if (product->m == 0 || product->n == 0) return;
+    bool half = product->a.half || product->b.half;
+    bool suits = product->m >= TILES_ROWS && product->n >= TILES_COLUMNS;
+    bool reads = product->k > 0 && product->alpha != 0.0f;
+    if (blas->tiles && reads && (suits || half) && ane_tiles_multiply(blas->tiles, product)) return;
+    library_gemm(blas, product);
+}
+
+/* --- cut over the pool --- */
+
+static ane_matrix from_row(ane_matrix matrix, size_t row) {
+    size_t at = matrix.transposed ? row : row * matrix.stride;
+    matrix.data = (const char *)matrix.data + at * (matrix.half ? 2 : 4);
+    return matrix;
+}
+
+ane_product ane_product_rows(const ane_product *product, size_t start, size_t length) {
+    ane_product part = *product;
+    part.m = length;
+    part.a = from_row(product->a, start);
+    part.c += start * product->ldc;
+    return part;
+}
+
+ane_product ane_product_columns(const ane_product *product, size_t start, size_t length) {
+    ane_product part = *product;
+    part.n = length;
+    part.b.transposed = !part.b.transposed; /* its columns are rows then */
+    part.b = from_row(part.b, start);
+    part.b.transposed = product->b.transposed;
+    part.c += start;
+    return part;
 }
 
 typedef struct gemm_cut {
     const ane_blas *blas;
-    size_t m, n, k;
-    float alpha;
-    ane_matrix a, b;
-    float beta;
-    float *c;
-    size_t ldc;
+    const ane_product *product;
     bool by_rows;
     size_t step; /* rows or columns of one piece */
 } gemm_cut;
 
-static ane_matrix from_row(ane_matrix matrix, size_t row) {
-    matrix.data += matrix.transposed ? row : row * matrix.stride;
-    return matrix;
-}
-
-static ane_matrix from_column(ane_matrix matrix, size_t column) {
-    matrix.data += matrix.transposed ? column * matrix.stride : column;
-    return matrix;
-}
-
 static void gemm_piece(void *argument, size_t index) {
     const gemm_cut *cut = argument;
     size_t start = index * cut->step;
-    size_t left = (cut->by_rows ? cut->m : cut->n) - start;
+    size_t left = (cut->by_rows ? cut->product->m : cut->product->n) - start;
     size_t length = left < cut->step ? left : cut->step;
-    if (cut->by_rows)
-        ane_blas_gemm(cut->blas, length, cut->n, cut->k, cut->alpha, from_row(cut->a, start),
-                      cut->b, cut->beta, cut->c + start * cut->ldc, cut->ldc);
-    else
-        ane_blas_gemm(cut->blas, cut->m, length, cut->k, cut->alpha, cut->a,
-                      from_column(cut->b, start), cut->beta, cut->c + start, cut->ldc);
+    ane_product part = cut->by_rows ? ane_product_rows(cut->product, start, length)
+                                    : ane_product_columns(cut->product, start, length);
+    ane_blas_gemm(cut->blas, &part);
 }
 
 #define CUT_UNIT 128     /* a multiple of every kernel's tile */
@@ -211,12 +251,11 @@ static size_t cut_step(size_t longer, size_t shorter, size_t k) {
     return (step + CUT_UNIT - 1) / CUT_UNIT * CUT_UNIT;
 }
 
-void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, size_t m, size_t n, size_t k,
-                            float alpha, ane_matrix a, ane_matrix b, float beta, float *c,
-                            size_t ldc) {
+void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_product *product) {
+    size_t m = product->m, n = product->n;
     if (m == 0 || n == 0) return;
-    gemm_cut cut = {blas, m, n, k, alpha, a, b, beta, c, ldc, m > n, 0};
+    gemm_cut cut = {blas, product, m > n, 0};
     size_t longer = m > n ? m : n;
-    cut.step = cut_step(longer, m > n ? n : m, k);
+    cut.step = cut_step(longer, m > n ? n : m, product->k);
     ane_pool_run(pool, (longer + cut.step - 1) / cut.step, gemm_piece, &cut);
 }

@@ -63,8 +63,11 @@ static void run_piece(void *argument, size_t index) {
         size_t rest = matrix->columns - start, depth = rest < PIECE_COLUMNS ? rest : PIECE_COLUMNS;
         for (size_t i = 0; i < rows; i++)
             ane_packed_widen(matrix, begin + i, start, depth, widened + i * depth);
-        ane_matrix a = {widened, depth, false}, b = {run->x + start * n, n, false};
-        ane_blas_gemm(run->blas, rows, n, depth, 1.0f, a, b, start ? 1.0f : 0.0f, out, n);
+        ane_product product = {.m = rows, .n = n, .k = depth, .alpha = 1.0f, .c = out, .ldc = n};
+        product.a = (ane_matrix){widened, depth, false, false};
+        product.b = (ane_matrix){run->x + start * n, n, false, false};
+        product.beta = start ? 1.0f : 0.0f;
+        ane_blas_gemm(run->blas, &product);
     }
     finish(run->product, rows * n, out);
 }

@@ -27,26 +27,16 @@ static ane_matrix matrix_of(const mil_view *view, const float *storage, size_t b
     bool by_row = (columns == 1 || along == 1) && (rows == 1 || down >= (ptrdiff_t)columns);
     ptrdiff_t stride =
         by_row ? (rows == 1 ? (ptrdiff_t)columns : down) : (columns == 1 ? (ptrdiff_t)rows : along);
-    return (ane_matrix){data, (size_t)stride, !by_row};
+    return (ane_matrix){data, (size_t)stride, !by_row, false};
 }
 
-static ane_matrix from_row(ane_matrix matrix, size_t row) {
-    matrix.data += matrix.transposed ? row : row * matrix.stride;
-    return matrix;
-}
-
-static ane_matrix from_column(ane_matrix matrix, size_t column) {
-    matrix.data += matrix.transposed ? column * matrix.stride : column;
-    return matrix;
-}
-
-/* What follows the product, on a block of the result. */
-static void finish_block(const mil_product *product, const float *bias, size_t rows, size_t columns,
-                         float *out, size_t stride) {
-    for (size_t row = 0; row < rows; row++, out += stride) {
-        for (size_t i = 0; bias && i < columns; i++) out[i] += bias[row];
-        if (product->rounds) ane_round_to_half(columns, out);
-        for (size_t i = 0; product->limit > 0.0f && i < columns; i++)
+/* What follows the product, on a block of the result that is rounded unless there is a bias. */
+static void finish_block(const mil_product *product, const float *bias, const ane_product *part) {
+    float *out = part->c;
+    for (size_t row = 0; row < part->m; row++, out += part->ldc) {
+        for (size_t i = 0; bias && i < part->n; i++) out[i] += bias[row];
+        if (bias && product->rounds) ane_round_to_half(part->n, out);
+        for (size_t i = 0; product->limit > 0.0f && i < part->n; i++)
             out[i] = mil_saturate(out[i], product->limit);
     }
 }
@@ -55,25 +45,20 @@ static void run_strip(void *argument, size_t index) {
     const product_run *run = argument;
     const mil_product *product = run->product;
     size_t batch = index / run->strips, start = index % run->strips * run->strip;
-    ane_matrix a = matrix_of(&product->a, run->a, batch);
-    ane_matrix b = matrix_of(&product->b, run->b, batch);
     size_t axes = product->out.rank - 2;
-    size_t stride = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
-    float *out = run->out + mil_view_at(&product->out, axes, batch);
+    ane_product whole = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f};
+    whole.a = matrix_of(&product->a, run->a, batch);
+    whole.b = matrix_of(&product->b, run->b, batch);
+    whole.c = run->out + mil_view_at(&product->out, axes, batch);
+    whole.ldc = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
+    whole.rounds = product->rounds && !product->bias;
     size_t left = (run->by_rows ? run->m : run->n) - start;
     size_t length = left < run->strip ? left : run->strip;
-    size_t rows = run->by_rows ? length : run->m, columns = run->by_rows ? run->n : length;
+    ane_product part = run->by_rows ? ane_product_rows(&whole, start, length)
+                                    : ane_product_columns(&whole, start, length);
     const float *bias = product->bias;
-    if (run->by_rows) {
-        a = from_row(a, start);
-        out += start * stride;
-        if (bias) bias += start;
-    } else {
-        b = from_column(b, start);
-        out += start;
-    }
-    ane_blas_gemm(run->blas, rows, columns, run->k, 1.0f, a, b, 0.0f, out, stride);
-    finish_block(product, bias, rows, columns, out, stride);
+    ane_blas_gemm(run->blas, &part);
+    finish_block(product, bias && run->by_rows ? bias + start : bias, &part);
 }
 
 /* A power of two of strips, where the batch alone is too short to fill a machine. They follow from

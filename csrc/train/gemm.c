@@ -11,7 +11,8 @@ ane_status ane_gemm(ane_context *context, bool transpose_a, bool transpose_b, si
                                 "ane_gemm: leading dimensions %zu, %zu, %zu are less than the row "
                                 "lengths %zu, %zu, %zu",
                                 lda, ldb, ldc, a_columns, b_columns, n);
-    ane_matrix left = {a, lda, transpose_a}, right = {b, ldb, transpose_b};
-    ane_blas_gemm_parallel(context->blas, context->pool, m, n, k, alpha, left, right, beta, c, ldc);
+    ane_matrix left = {a, lda, transpose_a, false}, right = {b, ldb, transpose_b, false};
+    ane_product product = {m, n, k, alpha, left, right, beta, c, ldc, false};
+    ane_blas_gemm_parallel(context->blas, context->pool, &product);
     return ANE_OK;
 }

@@ -1,0 +1,108 @@
+"""The tiles of matrix products: every kernel against the definition, to the bit."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+
+import numpy as np
+import pytest
+from compiled import ROOT, compile_c
+from native_arrays import assert_close
+from numpy.random import Generator, default_rng
+
+from ane_train.native import arithmetic
+from ane_train.native.engine import Context
+
+SIZES = [
+    (8, 32, 16), (1, 1, 1), (4, 24, 8), (9, 33, 17), (37, 70, 256), (130, 50, 257), (16, 600, 40),
+    (24, 48, 700),
+]  # fmt: skip
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("stride", ctypes.c_size_t),
+        ("transposed", ctypes.c_bool),
+        ("half", ctypes.c_bool),
+    )
+
+
+class Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in "mnk"),
+        ("alpha", ctypes.c_float),
+        ("a", Matrix),
+        ("b", Matrix),
+        ("beta", ctypes.c_float),
+        ("c", ctypes.c_void_p),
+        ("ldc", ctypes.c_size_t),
+        ("rounds", ctypes.c_bool),
+    )
+
+
+class Operand:
+    """A random matrix [rows, columns] as it is stored, with a few elements between its rows."""
+
+    def __init__(self, rng: Generator, shape: tuple[int, int], transposed: bool, half: bool):
+        rows, columns = shape[::-1] if transposed else shape
+        dtype = np.float16 if half else np.float32
+        self.stored = np.full((rows, columns + 3), np.nan, dtype)
+        self.stored[:, :columns] = rng.standard_normal((rows, columns))
+        self.matrix = Matrix(self.stored.ctypes.data, columns + 3, transposed, half)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = tmp_path_factory.mktemp("tiles") / "tiles_probe.so"
+    sources = [ROOT / "csrc" / "base" / name for name in ("fp16.c", "error.c")]
+    flags = ["-O2", "-ffp-contract=off", "-shared", "-fPIC"]
+    return ctypes.CDLL(str(compile_c(library, "tiles_probe.c", sources, flags)))
+
+
+def results(
+    probe: ctypes.CDLL, kernel: int, size: tuple[int, int, int], flags: tuple[bool, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a kernel makes of a random product, and what the definition does."""
+    m, n, k = size
+    rng = default_rng(m * n + k)
+    across, down, left_half, right_half, adds = flags
+    a = Operand(rng, (m, k), across, left_half)
+    b = Operand(rng, (k, n), down, right_half)
+    factors = (0.5, -2.0) if adds else (1.0, 0.0)
+    out = rng.standard_normal((m, n + 5)).astype(np.float32)
+    if not adds:
+        out[:, :n] = np.nan  # what is not read
+    both = []
+    for call in (lambda p: probe.probe_multiply(kernel, p), probe.probe_defined):
+        c = out.copy()
+        rounds = left_half and not adds
+        product = Product(
+            m, n, k, factors[0], a.matrix, b.matrix, factors[1], c.ctypes.data, n + 5, rounds
+        )
+        call(ctypes.byref(product))
+        both.append(c)
+    return both[0], both[1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_kernel_gives_the_bits_of_the_definition(
+    probe: ctypes.CDLL, size: tuple[int, int, int]
+) -> None:
+    for kernel in range(probe.probe_kernels()):
+        for flags in itertools.product([False, True], repeat=5):
+            tiled, defined = results(probe, kernel, size, flags)
+            np.testing.assert_array_equal(tiled.view(np.uint32), defined.view(np.uint32))
+
+
+def test_a_product_has_the_same_bits_for_every_number_of_threads() -> None:
+    rng = default_rng(3)
+    a, b = (rng.standard_normal(shape, np.float32) for shape in ((700, 300), (900, 300)))
+    outs = [np.empty((700, 900), np.float32) for _ in range(3)]
+    for threads, out in zip((1, 2, 5), outs, strict=True):
+        with Context(threads=threads) as context:
+            arithmetic.gemm(context, a, b, out, transpose_b=True)
+    np.testing.assert_array_equal(outs[0], outs[1])
+    np.testing.assert_array_equal(outs[0], outs[2])
+    assert_close(outs[0], a.astype(np.float64) @ b.T, 2e-6)
