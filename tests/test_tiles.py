@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from compiled import ROOT, compile_c
+from engine_cases import Op, literal, program_text, run
 from native_arrays import assert_close
 from numpy.random import Generator, default_rng
 
@@ -106,3 +107,49 @@ def test_a_product_has_the_same_bits_for_every_number_of_threads() -> None:
     np.testing.assert_array_equal(outs[0], outs[1])
     np.testing.assert_array_equal(outs[0], outs[2])
     assert_close(outs[0], a.astype(np.float64) @ b.T, 2e-6)
+
+
+def product_of_an_input(transposed: bool, columns: int) -> tuple[str, dict[str, np.ndarray]]:
+    """A weight and an activation side by side in one fp16 input, multiplied.
+
+    Small whole numbers, so that every order of additions is exact.
+    """
+    rows, inner = 40, 100
+    weight = (inner, rows) if transposed else (rows, inner)
+    channels = max(inner, rows)
+    packed = default_rng(columns).integers(-4, 5, (1, channels, 1, columns + weight[1] + 5))
+    shapes = {"w": (3, weight), "x": (weight[1] + 4, (inner, columns))}
+    ops = []
+    for name, (column, shape) in shapes.items():
+        slice_ = {"x": "packed", "begin": literal([0, 0, 0, column])}
+        slice_["size"] = literal([1, shape[0], 1, shape[1]])
+        ops.append(Op("slice_by_size", slice_, [(f"{name}0", "fp16", (1, shape[0], 1, shape[1]))]))
+        matrix = {"x": f"{name}0", "shape": literal([1, 1, *shape])}
+        ops.append(Op("reshape", matrix, [(name, "fp16", (1, 1, *shape))]))
+    product = {"x": "w", "y": "x", "transpose_x": literal(transposed)}
+    ops.append(Op("matmul", product, [("out", "fp16", (1, 1, rows, columns))]))
+    inputs = {"packed": packed.astype(np.float16)}
+    return program_text(inputs, ops, ["out"]), inputs
+
+
+@pytest.mark.parametrize("numerics", ["fp16", "fp32", "hazard"])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("columns", [1, 20, 256])
+def test_operands_that_are_read_in_a_surface_give_the_bits_of_the_reference(
+    columns: int, transposed: bool, numerics: str
+) -> None:
+    text, inputs = product_of_an_input(transposed, columns)
+    hazards = 7 if numerics == "hazard" else 0
+    fast = run(Context(numerics, hazards, threads=2), text, inputs)
+    slow = run(Context(numerics, hazards, blas=None, reference=True), text, inputs)
+    np.testing.assert_array_equal(fast[0], slow[0])
+
+
+def test_no_fp32_copy_is_made_of_an_operand_that_is_read_in_a_surface(probe: ctypes.CDLL) -> None:
+    text, _ = product_of_an_input(False, 256)
+    scratch = []
+    for blas in ("auto", None):
+        with Context(threads=1, blas=blas) as context:
+            scratch.append(context.compile(text).cost.scratch_bytes)
+    copies = 4 * (40 * 100 + 100 * 256)
+    assert scratch[1] - scratch[0] == (copies if probe.probe_kernels() else 0)

@@ -91,7 +91,8 @@ static ane_status compile(void *engine, const ane_source *source, void **program
     if (!made) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a program");
     made->context = context;
     made->program = source->checked;
-    ane_status status = mil_plan_create(made->program, &context->options, &made->plan, error);
+    ane_status status = mil_plan_create(made->program, &context->options,
+                                        ane_blas_takes_halves(context->blas), &made->plan, error);
     if (status == ANE_OK)
         *program = made;
     else

@@ -31,6 +31,10 @@ static void *address(const execution *run, const mil_view *view) {
     return run->binding->bases[view->storage];
 }
 
+static mil_operand_source operand(const execution *run, const mil_view *view) {
+    return (mil_operand_source){address(run, view), run->plan->storages[view->storage].half};
+}
+
 /* --- blocks --- */
 
 static bool reserve_cache(ane_context *context, size_t bytes) {
@@ -144,8 +148,8 @@ static ane_status run_step(const execution *run, const mil_step *step) {
         run_group(run, &step->group);
         break;
     case MIL_STEP_PRODUCT:
-        mil_product_run(pool, run->context->blas, &step->product, address(run, &step->product.a),
-                        address(run, &step->product.b), address(run, &step->product.out));
+        mil_product_run(pool, run->context->blas, &step->product, operand(run, &step->product.a),
+                        operand(run, &step->product.b), address(run, &step->product.out));
         break;
     case MIL_STEP_PACKED:
         run_packed(run, &step->packed);

@@ -12,7 +12,7 @@
 typedef struct product_run {
     const ane_blas *blas;
     const mil_product *product;
-    const float *a, *b;
+    mil_operand_source a, b;
     float *out;
     size_t m, n, k;
     size_t strips, strip; /* of one product, along the longer axis of the result */
@@ -20,14 +20,14 @@ typedef struct product_run {
 } product_run;
 
 /* A view that BLAS can read: unit stride along one of its last two axes. */
-static ane_matrix matrix_of(const mil_view *view, const float *storage, size_t batch) {
+static ane_matrix matrix_of(const mil_view *view, mil_operand_source storage, size_t batch) {
     size_t axes = view->rank - 2, columns = view->dim[axes + 1], rows = view->dim[axes];
     ptrdiff_t down = view->stride[axes], along = view->stride[axes + 1];
-    const float *data = storage + mil_view_at(view, axes, batch);
+    ptrdiff_t at = mil_view_at(view, axes, batch) * (storage.half ? 2 : 4);
     bool by_row = (columns == 1 || along == 1) && (rows == 1 || down >= (ptrdiff_t)columns);
     ptrdiff_t stride =
         by_row ? (rows == 1 ? (ptrdiff_t)columns : down) : (columns == 1 ? (ptrdiff_t)rows : along);
-    return (ane_matrix){data, (size_t)stride, !by_row, false};
+    return (ane_matrix){(const char *)storage.data + at, (size_t)stride, !by_row, storage.half};
 }
 
 /* What follows the product, on a block of the result that is rounded unless there is a bias. */
@@ -75,7 +75,7 @@ static void choose_strips(product_run *run, size_t batch) {
 }
 
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     const float *a, const float *b, float *out) {
+                     mil_operand_source a, mil_operand_source b, float *out) {
     const mil_view *result = &product->out;
     product_run run = {.blas = blas, .product = product, .a = a, .b = b, .out = out};
     run.m = result->dim[result->rank - 2];

@@ -27,8 +27,14 @@ void mil_group_run(ane_pool *pool, const mil_group *group, mil_cell *const *memo
 
 /* --- kernel_product.c --- */
 
+/* The storage of an operand. */
+typedef struct mil_operand_source {
+    const void *data;
+    bool half;
+} mil_operand_source;
+
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     const float *a, const float *b, float *out);
+                     mil_operand_source a, mil_operand_source b, float *out);
 
 /* --- kernel_packed.c --- */
 

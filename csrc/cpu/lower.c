@@ -130,6 +130,20 @@ mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, s
     return mil_view_whole(storage, &type);
 }
 
+bool mil_halves_of(mil_lowering *lowering, const mil_view *view, mil_view *halves) {
+    mil_plan *plan = lowering->plan;
+    const mil_storage *copy = &plan->storages[view->storage];
+    if (!plan->reads_halves || copy->kind != MIL_STORAGE_BLOCK) return false;
+    const mil_block *block = &plan->blocks[copy->index];
+    bool whole = mil_view_contiguous(view) && mil_view_elements(view) == copy->elements;
+    mil_type type = {.rank = view->rank};
+    memcpy(type.dim, view->dim, sizeof type.dim);
+    if (!whole || !mil_view_reshape(&block->source, &type, halves)) return false;
+    mil_storage surface = {.kind = MIL_STORAGE_INPUT, .index = block->port, .half = true};
+    halves->storage = mil_add_storage(lowering, surface);
+    return true;
+}
+
 static void place_input(mil_lowering *lowering, size_t value) {
     size_t port = lowering->program->values[value].input, step;
     const mil_type *type = &lowering->program->values[value].type;

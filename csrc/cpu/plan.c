@@ -317,8 +317,8 @@ static ane_status fill_plan(mil_plan *plan, mil_region *temporary, ane_error_inf
     return ANE_OK;
 }
 
-ane_status mil_plan_create(const mil_program *program, const ane_options *options, mil_plan **plan,
-                           ane_error_info *error) {
+ane_status mil_plan_create(const mil_program *program, const ane_options *options,
+                           bool reads_halves, mil_plan **plan, ane_error_info *error) {
     *plan = NULL;
     mil_region *region = mil_region_create(), *temporary = mil_region_create();
     mil_plan *created = region ? mil_region_alloc(region, 1, sizeof *created) : NULL;
@@ -332,6 +332,7 @@ ane_status mil_plan_create(const mil_program *program, const ane_options *option
     created->numerics = options->numerics;
     created->hazards = options->numerics == ANE_HAZARD ? options->hazards : 0;
     created->reference = options->reference;
+    created->reads_halves = reads_halves;
     ane_status status = fill_plan(created, temporary, error);
     mil_region_free(temporary);
     if (status != ANE_OK) {

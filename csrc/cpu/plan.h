@@ -16,7 +16,7 @@ typedef enum mil_storage_kind {
     MIL_STORAGE_SCRATCH,  /* at an offset of the context's scratch memory */
     MIL_STORAGE_BLOCK,    /* float copy of a part of an fp16 input: in scratch or in the request's
                              cache */
-    MIL_STORAGE_INPUT,    /* the surface of an input, whose elements have 4 bytes */
+    MIL_STORAGE_INPUT,    /* the surface of an input, whose elements have 4 bytes, or 2 if `half` */
     MIL_STORAGE_OUTPUT    /* the surface of an output, whose elements have 4 or 2 bytes */
 } mil_storage_kind;
 
@@ -24,6 +24,7 @@ typedef struct mil_storage {
     mil_storage_kind kind;
     const void *constant;
     size_t index;       /* of the port or of the block */
+    bool half;          /* of an input: its fp16 elements, which products alone read */
     size_t elements;    /* scratch and blocks */
     size_t offset;      /* bytes from the start of scratch memory */
     size_t first, last; /* steps between which it is in use */
@@ -146,15 +147,17 @@ typedef struct mil_plan {
     mil_step *steps; /* none in the plan of the reference evaluator */
     size_t step_count;
     bool reference;
+    bool reads_halves; /* products can */
     size_t scratch_bytes;
     size_t constant_bytes;
     double flops;
     mil_region *region;
 } mil_plan;
 
-/* The program outlives the plan. Fails for want of memory, or where folding a constant fails. */
-ane_status mil_plan_create(const mil_program *program, const ane_options *options, mil_plan **plan,
-                           ane_error_info *error);
+/* The program outlives the plan. `reads_halves` says whether the BLAS takes fp16 operands. Fails
+ * for want of memory, or where folding a constant fails. */
+ane_status mil_plan_create(const mil_program *program, const ane_options *options,
+                           bool reads_halves, mil_plan **plan, ane_error_info *error);
 void mil_plan_free(mil_plan *plan);
 
 /* The reference evaluator keeps each value in scratch memory of its own, in the order of values. */
