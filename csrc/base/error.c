@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define ALIGNMENT 64
+#define HUGE_PAGE ((size_t)2 << 20)
 
 static void write_error(ane_error_info *error, ane_status status, const char *format,
                         va_list arguments) {
@@ -46,8 +48,12 @@ bool ane_size_add(size_t a, size_t b, size_t *out) {
 void *ane_alloc(size_t count, size_t size) {
     size_t bytes;
     if (!ane_size_mul(count, size, &bytes) || bytes == 0) return NULL;
+    size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
     void *memory = NULL;
-    if (posix_memalign(&memory, ALIGNMENT, bytes) != 0) return NULL;
+    if (posix_memalign(&memory, alignment, bytes) != 0) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (alignment == HUGE_PAGE) madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
     return memset(memory, 0, bytes);
 }
 

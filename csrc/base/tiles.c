@@ -180,6 +180,14 @@ static void store_part(const block *at, const float *sums, size_t rows, size_t c
     }
 }
 
+/* Rows of a result are far apart: they come from memory while their sums are computed. */
+static inline void fetch_result(const block *at, const float *out) {
+    for (size_t i = 0; i < at->kernel->rows; i++, out += at->stride) {
+        __builtin_prefetch(out, 1);
+        __builtin_prefetch(out + at->kernel->columns - 1, 1);
+    }
+}
+
 static void run_block(const block *at) {
     const tile_kernel *kernel = at->kernel;
     _Alignas(64) float sums[MOST_ROWS * MOST_COLUMNS];
@@ -189,6 +197,7 @@ static void run_block(const block *at) {
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
             float *out = at->out + row * at->stride + column;
             size_t rows = at->rows - row;
+            fetch_result(at, out);
             kernel->multiply(at->depth, at->panels->left + row * at->depth, right, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, out, at->stride);
