@@ -236,18 +236,21 @@ static void gemm_piece(void *argument, size_t index) {
     ane_blas_gemm(cut->blas, &part);
 }
 
-#define CUT_UNIT 128     /* a multiple of every kernel's tile */
-#define CUT_PIECES 16    /* at most */
-#define CUT_WORTH 262144 /* products of one piece that are worth a piece of their own */
+#define CUT_UNIT 64    /* a multiple of every kernel's tile */
+#define CUT_LENGTH 256 /* of a piece: shorter ones cost more to pack than they save */
+#define CUT_FEW 4      /* pieces for all that is not small */
+#define CUT_MOST 16
+#define CUT_WORTH 3e5 /* products of one piece that are worth a piece of their own */
 
 /* Rows or columns of a piece: the same for every thread count. */
 static size_t cut_step(size_t longer, size_t shorter, size_t k) {
-    double units = (double)longer / CUT_UNIT;
-    double pieces = (double)longer * (double)shorter * (double)k / CUT_WORTH;
-    if (pieces > CUT_PIECES) pieces = CUT_PIECES;
-    if (pieces > units) pieces = units;
-    if (pieces < 2.0) return longer;
-    size_t step = longer / (size_t)pieces;
+    double work = (double)longer * (double)shorter * (double)k / CUT_WORTH;
+    size_t pieces = longer / CUT_LENGTH;
+    if (pieces < CUT_FEW) pieces = CUT_FEW;
+    if (pieces > CUT_MOST) pieces = CUT_MOST;
+    if (work < (double)pieces) pieces = (size_t)work;
+    if (pieces < 2) return longer;
+    size_t step = (longer + pieces - 1) / pieces;
     return (step + CUT_UNIT - 1) / CUT_UNIT * CUT_UNIT;
 }
 

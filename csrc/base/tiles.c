@@ -15,7 +15,7 @@
 #endif
 
 #define BLOCK_DEPTH 256   /* two panels of that depth stay in the first-level cache */
-#define BLOCK_ROWS 128    /* of a left operand that is packed at a time */
+#define BLOCK_ROWS 512    /* of a left operand that is packed at a time */
 #define BLOCK_COLUMNS 512 /* of a right one: with the rows it stays in the second-level cache */
 #define DEPTHS 8          /* of rows that are copied into panels one after the other */
 #define AHEAD 16          /* rows that are on their way from memory meanwhile */
@@ -234,14 +234,14 @@ static void run_depth(const tile_kernel *kernel, panel_memory *panels, const ane
     block at = {.kernel = kernel, .panels = panels, .depth = depths, .stride = product->ldc};
     at.finish = (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f,
                               product->rounds && depth + depths == product->k};
-    for (size_t column = 0; column < product->n; column += column_step) {
-        at.columns = least(product->n - column, column_step);
-        operand right = part_of(product->b, false, column, at.columns, depth, depths);
-        kernel->pack_right(&right, panels->right);
-        for (size_t row = 0; row < product->m; row += row_step) {
-            at.rows = least(product->m - row, row_step);
-            operand left = part_of(product->a, true, row, at.rows, depth, depths);
-            kernel->pack_left(&left, panels->left);
+    for (size_t row = 0; row < product->m; row += row_step) {
+        at.rows = least(product->m - row, row_step);
+        operand left = part_of(product->a, true, row, at.rows, depth, depths);
+        kernel->pack_left(&left, panels->left);
+        for (size_t column = 0; column < product->n; column += column_step) {
+            at.columns = least(product->n - column, column_step);
+            operand right = part_of(product->b, false, column, at.columns, depth, depths);
+            kernel->pack_right(&right, panels->right);
             at.out = product->c + row * product->ldc + column;
             run_block(&at);
         }
