@@ -160,6 +160,16 @@ ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, siz
 ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_surface *source,
                             size_t source_row, size_t source_column, size_t rows, size_t columns);
 
+/* A rectangle of a surface, at (row, column). */
+typedef struct ane_block {
+    ane_surface *surface;
+    size_t row, column, rows, columns;
+} ane_block;
+
+/* C[M, N] += L R^T of blocks L [M, K] and R [N, K]: the gradient of a weight. fp16 elements are
+ * read where they lie, without a copy in fp32 where the processor has kernels for that. */
+ane_status ane_outer_product(const ane_block *left, const ane_block *right, float *c, size_t ldc);
+
 /* Lexes, parses and checks `length` bytes of MIL text, and has the engine compile it. The text and
  * the files may be freed afterwards. `options` NULL: on the context's engine, without a donor. */
 ane_status ane_program_compile(ane_context *context, const char *text, size_t length,

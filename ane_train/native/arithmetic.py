@@ -6,14 +6,14 @@ Activations are channel-first, [D, S]. The bits do not depend on the number of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from ane_train.native.library import address, check, ffi, lib
 
 if TYPE_CHECKING:
-    from ane_train.native.engine import Context
+    from ane_train.native.engine import Context, Surface
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -53,6 +53,43 @@ def gemm(
         left, a.shape[1], right, b.shape[1], beta, product, n,
     )  # fmt: skip
     check(context._pointer, status)
+
+
+class Rectangle(Protocol):
+    """Rows [row, row + rows) of columns [column, column + columns) of a surface."""
+
+    @property
+    def row(self) -> int:
+        """The first one."""
+        ...
+
+    @property
+    def column(self) -> int:
+        """The first one."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """How many."""
+        ...
+
+
+def outer_product(
+    left: tuple[Surface, Rectangle], right: tuple[Surface, Rectangle], out: Array
+) -> None:
+    """out [M, N] += left right^T of blocks of surfaces, left [M, K] and right [N, K]."""
+    blocks = []
+    for surface, at in (left, right):
+        place = (surface._pointer, at.row, at.column, at.rows, at.columns)
+        blocks.append(ffi.new("ane_block *", place))
+    shape = (left[1].rows, right[1].rows)
+    product = _floats("out", out, shape, written=True)
+    check(left[0]._context, lib.ane_outer_product(*blocks, product, shape[1]))
 
 
 def matvec(

@@ -18,7 +18,7 @@ from ane_train.native import arithmetic
 from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, LayerShape
 from ane_train.programs.blocks import BlockKind, Weight
-from ane_train.train.bound import surface_of
+from ane_train.train.bound import Place, surface_of
 from ane_train.train.gradient_worker import GradientWorker
 from ane_train.train.lora import Adapters
 from ane_train.train.norm import CpuNorm, NormBackward
@@ -106,7 +106,7 @@ class ResidualBlock:
                 self._matrix_gradient(weight, gradients)
             for name in self.gains:
                 if self.prefix + name in gradients:
-                    columns = self._factor(f"backward.output.{name}", "left")
+                    columns = self._read(self._place(f"backward.output.{name}"), "left")
                     gradient = gradients[self.prefix + name]
                     gradient += columns.sum(axis=1)
 
@@ -115,23 +115,23 @@ class ResidualBlock:
         has_adapter = adapters is not None and name in adapters
         if name not in gradients and not has_adapter:
             return
-        left, right = self._factor(weight.left, "left"), self._factor(weight.right, "right")
+        left, right = self._place(weight.left), self._place(weight.right)
         if adapters is not None:
-            adapters.backward(name, left, right, gradients, self.shared.worker.workspace)
+            factors = self._read(left, "left"), self._read(right, "right")
+            adapters.backward(name, *factors, gradients, self.shared.worker.workspace)
         else:
-            context, out = self.shared.engine.context, gradients[name]
-            arithmetic.gemm(context, left, right, out, transpose_b=True, beta=1.0)
+            arithmetic.outer_product(
+                (left.surface, left.block), (right.surface, right.block), gradients[name]
+            )
 
-    def _factor(self, path: str, role: str) -> Array:
-        workspace = self.shared.worker.workspace
+    def _place(self, path: str) -> Place:
         if path == "normalized":
-            return self.programs.normalized(workspace.array(role, *self.input.shape))
+            return self.programs.normalized()
         program_name, side, block_name = path.split(".")
         programs = self.programs
         program = programs.forward if program_name == "forward" else programs.backward
-        packing = program.layout.input if side == "input" else program.layout.output
-        block = packing[block_name]
-        out = workspace.array(role, block.rows, block.columns)
-        if side == "input":
-            return program.read_input(block_name, out)
-        return program.read(block_name, out)
+        return program.input(block_name) if side == "input" else program.output(block_name)
+
+    def _read(self, place: Place, role: str) -> Array:
+        shape = place.block.rows, place.block.columns
+        return place.read(self.shared.worker.workspace.array(role, *shape))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ane_train.engine import Engine
 from ane_train.model.arena import Array
 from ane_train.native.engine import Program, Request, Surface
-from ane_train.programs import LayerProgram, Packing
+from ane_train.programs import Block, LayerProgram, Packing
 
 
 def surface_of(engine: Engine, packing: Packing) -> Surface:
@@ -28,6 +28,19 @@ class CompiledLayer:
         target = output or surface_of(engine, self.layout.output)
         request = self.compiled.request([source], [target])
         return BoundProgram(self.layout, source, target, request)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A block of a surface."""
+
+    surface: Surface
+    block: Block
+
+    def read(self, out: Array) -> Array:
+        """out = the block as fp32."""
+        block = self.block
+        return self.surface.read(block.row, block.column, block.rows, block.columns, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +65,13 @@ class BoundProgram:
         place = (block.row, block.column, block.rows, block.columns)
         self.source.copy_from(to.row, to.column, forward.target, *place)
 
-    def read_input(self, name: str, out: Array) -> Array:
-        """The staged block as the program saw it, as fp32."""
-        block = self.layout.input[name]
-        return self.source.read(block.row, block.column, block.rows, block.columns, out=out)
+    def input(self, name: str) -> Place:
+        """Where a block of the input is."""
+        return Place(self.source, self.layout.input[name])
+
+    def output(self, name: str) -> Place:
+        """Where a block of the output is."""
+        return Place(self.target, self.layout.output[name])
 
     def read(self, name: str, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
         """out = beta * out + alpha * output block, as fp32."""

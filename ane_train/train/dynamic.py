@@ -16,7 +16,7 @@ from ane_train.native.engine import Surface
 from ane_train.programs import LayerProgram, layer_programs
 from ane_train.programs.blocks import KINDS, BlockKind
 from ane_train.train.block import BlockContext
-from ane_train.train.bound import CompiledLayer
+from ane_train.train.bound import CompiledLayer, Place
 from ane_train.train.pipeline import Refresh
 
 
@@ -70,9 +70,9 @@ class StagedBlock:
         """That of the last feed."""
         return self._inverse_rms
 
-    def normalized(self, out: Array) -> Array:
+    def normalized(self) -> Place:
         """The block x of the forward input."""
-        return self.forward.read_input("x", out)
+        return self.forward.input("x")
 
 
 class DynamicPipeline:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ane_train.model.arena import Arena, Array
 from ane_train.programs import LayerProgram
-from ane_train.train.bound import BoundProgram
+from ane_train.train.bound import BoundProgram, Place
 
 Refresh = Callable[[int], None]
 
@@ -48,7 +48,7 @@ class BlockPrograms(Protocol):
         """1 / rms of the columns of x [D, S], which is what was fed last; [S]."""
         ...
 
-    def normalized(self, out: Array) -> Array:
+    def normalized(self) -> Place:
         """The normalised activations [D, S] as the matrices were applied to them."""
         ...
 

@@ -21,7 +21,7 @@ from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import Constants, LayerProgram, layer_programs
 from ane_train.programs.blocks import KINDS, BlockKind
 from ane_train.train.block import BlockContext
-from ane_train.train.bound import BoundProgram, surface_of
+from ane_train.train.bound import BoundProgram, Place, surface_of
 from ane_train.train.norm import stage_residual
 from ane_train.train.pipeline import Refresh
 
@@ -137,9 +137,9 @@ class CompiledBlock:
         )
         return inverse
 
-    def normalized(self, out: Array) -> Array:
+    def normalized(self) -> Place:
         """The forward program's tap."""
-        return self.forward.read("normalized", out)
+        return self.forward.output("normalized")
 
 
 class StaticPipeline:
