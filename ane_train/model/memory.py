@@ -15,6 +15,7 @@ from ane_train.model.adapters import Lora, adapters
 from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import ModelSpec
+from ane_train.native.library import reads_halves
 from ane_train.programs import (
     Constants,
     LayerProgram,
@@ -71,12 +72,13 @@ def estimate(
     inputs = sum(program.input.elements for program in programs)
     outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
     widest = max(program.input.elements for program in programs)
+    copies = size < 4 and not reads_halves()
     residuals = 2 * spec.layers * (spec.dim + 1) * sequence
     parts = {
         **_trained(spec, lora),
         "staged inputs": size * inputs * spec.layers,
         "outputs kept for the backward pass": size * outputs,
-        "fp32 copies of staged weights": 0 if size == 4 else 4 * inputs * spec.layers,
+        "fp32 copies of staged weights": 4 * inputs * spec.layers if copies else 0,
         "constants of programs (fp32)": 4
         * constants
         * (spec.layers if pipeline == "static" else 1),

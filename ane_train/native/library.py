@@ -99,6 +99,13 @@ def find_blas() -> str | None:
     return None
 
 
+def reads_halves() -> bool:
+    """Whether the software engine needs no fp32 copies of fp16 inputs on this processor."""
+    path = find_blas()
+    name = ffi.new("char[]", path.encode()) if path else ffi.NULL
+    return bool(lib.ane_reads_halves(ffi.new("ane_options *", {"blas_path": name})))
+
+
 def find_driver() -> str | None:
     """The library that drives the Apple Neural Engine, or None where it was not built."""
     path = Path(__file__).resolve().parent.parent / DRIVER

@@ -117,6 +117,12 @@ struct ane_tiles {
     panel_memory *idle; /* as many as there were products at a time */
 };
 
+bool ane_reads_halves(const ane_options *options) {
+    return options && options->blas_path && !options->reference &&
+           options->engine == ANE_SOFTWARE && options->numerics != ANE_FP32 &&
+           best_kernel() != NULL;
+}
+
 ane_tiles *ane_tiles_create(void) {
     const tile_kernel *best = best_kernel();
     ane_tiles *tiles = best ? ane_alloc(1, sizeof *tiles) : NULL;
