@@ -28,6 +28,8 @@ SHAPES = {spec.name: layer_shape(spec, spec.sequence) for spec in list_models()}
     "odd": LayerShape(17, 40, 6, 2, 24, 72, 1e4, 1e-5, True),
     "multi-head": LayerShape(32, 64, 4, 4, 16, 160, 1e4, 1e-5, False),
     "group of all": LayerShape(64, 64, 8, 1, 8, 128, 5e5, 1e-6, False),
+    "three side by side": LayerShape(64, 40, 6, 2, 24, 72, 1e4, 1e-5, True, batch=3),
+    "two side by side": LayerShape(32, 64, 4, 4, 16, 160, 1e4, 1e-5, False, batch=2),
 }
 
 
@@ -97,6 +99,21 @@ def test_no_chip_from_m2_on_refuses_a_program_of_a_shipped_model(name: str, chip
     given = [layer_programs(SHAPES[name], weights) for weights in (None, STATIC[name])]
     for layer_program in (*given[0], *given[1], *EXTRAS[name]):
         mil.require(layer_program.program, chip)
+
+
+def test_sequences_side_by_side_share_masks_rotations_and_gains() -> None:
+    name = "three side by side"
+    three, one = SHAPES[name], replace(SHAPES[name], batch=1)
+    for weights in (None, STATIC[name]):
+        ours, theirs = (
+            {v.name: v.type for p in layer_programs(shape, weights) for v in p.program.constants}
+            for shape in (three, one)
+        )
+        for table in ("mask", "query_cos", "key_sin"):
+            assert ours[table] == theirs[table]
+    for program in layer_programs(three):
+        if "gamma" in program.input.blocks:
+            assert program.input["gamma"].columns == three.sequence
 
 
 def test_static_programs_apply_weights_as_convolutions_with_a_file_each() -> None:

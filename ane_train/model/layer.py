@@ -7,8 +7,8 @@ from ane_train.model.spec import ModelSpec
 from ane_train.programs import Constants, LayerShape
 
 
-def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
-    """The layer that `spec` repeats, for sequences of S tokens."""
+def layer_shape(spec: ModelSpec, sequence: int, batch: int = 1) -> LayerShape:
+    """The layer that `spec` repeats, for B sequences of S tokens side by side."""
     return LayerShape(
         sequence=sequence,
         dim=spec.dim,
@@ -19,6 +19,7 @@ def layer_shape(spec: ModelSpec, sequence: int) -> LayerShape:
         rope_theta=spec.rope_theta,
         norm_epsilon=spec.norm_epsilon,
         qk_norm=spec.qk_norm,
+        batch=batch,
     )
 
 

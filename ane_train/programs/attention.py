@@ -5,6 +5,9 @@ Query heads that share a key head are extra rows of one product: q is [1, K, r*S
 r = 1 it is multi-head attention. The residual after is the CPU's, and so is the RMSNorm before,
 unless weights are constants. The backward program computes the probabilities again instead of
 reading [H, S, S] values back.
+
+Where B sequences lie side by side, the linear parts see B S columns. Attention sees B times as many
+heads of S columns each, those of one sequence after the other, and so shares rotation and mask.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ from ane_train.programs.head_norm import (
     head_norm_backward,
     head_norm_forward,
     mean_row,
+)
+from ane_train.programs.heads import (
+    as_heads,
+    as_rows,
+    group_heads,
+    side_by_side,
+    ungroup_heads,
 )
 from ane_train.programs.operands import (
     Constants,
@@ -44,30 +54,30 @@ MASKED = -1e4
 
 
 def attention_forward_input(shape: LayerShape) -> Packing:
-    """x = normalised activations [D, S]; weights as [D, out], the output projection as [D, Q]."""
-    s, d = shape.sequence, shape.dim
+    """x = normalised activations [D, BS]; weights as [D, out], the output projection as [D, Q]."""
+    s, d = shape.columns, shape.dim
     parts = [("x", d, s), ("query", d, shape.query), ("key", d, shape.key)]
     parts += [("value", d, shape.key), ("output", d, shape.query)]
     return pack_along_width(*parts, *_gamma_part(shape))
 
 
 def attention_forward_output(shape: LayerShape, *, static: bool = False) -> Packing:
-    """y [D, S]; the heads before the output projection; q, k, v before norm and rotation.
+    """y [D, BS]; the heads before the output projection; q, k, v before norm and rotation.
 
-    Where the program normalises, the normalised x [D, S] besides.
+    Where the program normalises, the normalised x [D, BS] besides.
     """
     q, kv = shape.query, shape.key
     taps = [("normalized", shape.dim)] if static else []
     parts = (("y", shape.dim), ("heads", q), ("query", q), ("key", kv), ("value", kv), *taps)
-    return stack_along_channels(shape.sequence, *parts)
+    return stack_along_channels(shape.columns, *parts)
 
 
 def attention_backward_input(shape: LayerShape, constants: Constants | None = None) -> Packing:
-    """dy [D, S] and the forward taps; weights as [Q, D] or [KV, D], unless they are constants.
+    """dy [D, BS] and the forward taps; weights as [Q, D] or [KV, D], unless they are constants.
 
-    Where the program goes through the norm, x [D, S] and epsilon besides.
+    Where the program goes through the norm, x [D, BS] and epsilon besides.
     """
-    s, d, q, kv = shape.sequence, shape.dim, shape.query, shape.key
+    s, d, q, kv = shape.columns, shape.dim, shape.query, shape.key
     if constants is not None:
         residual = residual_parts(shape) if constants.norm_backward else ()
         return stack_inputs(s, ("dy", d), ("q", q), ("k", kv), ("v", kv), *residual)
@@ -77,15 +87,15 @@ def attention_backward_input(shape: LayerShape, constants: Constants | None = No
 
 
 def attention_backward_output(shape: LayerShape, *, through_norm: bool = False) -> Packing:
-    """dx [D, S]; gradients of q, k, v before norm and rotation; of gammas per position [E, S].
+    """dx [D, BS]; gradients of q, k, v before norm and rotation; of gammas per position [E, BS].
 
-    Where the program goes through the norm, its gain's per position [D, S] besides.
+    Where the program goes through the norm, its gain's per position [D, BS] besides.
     """
     q, kv, e = shape.query, shape.key, shape.head_size
     parts = [("dx", shape.dim), ("query", q), ("key", kv), ("value", kv)]
     gammas = [("query_norm", e), ("key_norm", e)] if shape.qk_norm else []
     gain = [("attention_norm", shape.dim)] if through_norm else []
-    return stack_along_channels(shape.sequence, *parts, *gammas, *gain)
+    return stack_along_channels(shape.columns, *parts, *gammas, *gain)
 
 
 def _gamma_part(shape: LayerShape) -> list[tuple[str, int, int]]:
@@ -141,17 +151,23 @@ def _rotate_forward(
 
 
 def _rotate_backward(
-    b: mil.Builder, dy: mil.Value, forward: _Rotated, tables: _Tables, name: str
+    b: mil.Builder,
+    dy: mil.Value,
+    forward: _Rotated,
+    tables: _Tables,
+    shape: LayerShape,
+    name: str,
 ) -> tuple[mil.Value, list[mil.Value]]:
-    """The gradient before norm and rotation, and gamma's summed over heads (if there is a norm)."""
+    """The gradient [1, n, E, BS] before norm and rotation; gamma's, if any, summed over heads."""
     table, gamma = _of(tables, name)
     dx = rotary_backward(b, dy, table, f"{name}_unrotated")
     if forward.normalized is None or gamma is None or tables.row is None:
-        return dx, []
-    product = b.mul(dx, forward.normalized.value)
+        return side_by_side(b, dx, shape), []
+    product = side_by_side(b, b.mul(dx, forward.normalized.value), shape)
     dgamma = b.reduce_sum(product, axes=(1,), keep_dims=True, name=f"{name}_dgamma")
     du = b.mul(dx, gamma)
-    return head_norm_backward(b, du, forward.normalized, tables.row, f"d{name}"), [dgamma]
+    dx = head_norm_backward(b, du, forward.normalized, tables.row, f"d{name}")
+    return side_by_side(b, dx, shape), [dgamma]
 
 
 def _of(tables: _Tables, name: str) -> tuple[Rotary, mil.Value | None]:
@@ -160,30 +176,8 @@ def _of(tables: _Tables, name: str) -> tuple[Rotary, mil.Value | None]:
     return tables.key, tables.key_gamma
 
 
-def group_heads(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
-    """[1, H, E, S] -> [1, K, r*S, E]: heads that share a key head become rows."""
-    rows = (1, shape.kv_heads, shape.ratio * shape.sequence, shape.head_size)
-    return b.reshape(b.transpose(x, (0, 1, 3, 2)), rows, name=name)
-
-
-def ungroup_heads(b: mil.Builder, x: mil.Value, shape: LayerShape, name: str) -> mil.Value:
-    """[1, K, r*S, E] -> [1, H, E, S]."""
-    heads = (1, shape.heads, shape.sequence, shape.head_size)
-    return b.transpose(b.reshape(x, heads), (0, 1, 3, 2), name=name)
-
-
-def as_heads(b: mil.Builder, x: mil.Value, count: int, shape: LayerShape) -> mil.Value:
-    """[1, 1, n*E, S] -> [1, n, E, S]."""
-    return b.reshape(x, (1, count, shape.head_size, shape.sequence))
-
-
-def as_rows(b: mil.Builder, x: mil.Value, shape: LayerShape) -> mil.Value:
-    """[1, n, E, S] -> [1, 1, n*E, S]."""
-    return b.reshape(x, (1, 1, x.type.shape[1] * shape.head_size, shape.sequence))
-
-
 def _probabilities(b: mil.Builder, q: mil.Value, k: mil.Value, mask: mil.Value) -> mil.Value:
-    """softmax(q k + mask) [1, K, r*S, S] of q [1, K, r*S, E] and k [1, K, E, S]."""
+    """softmax(q k + mask) [1, BK, r*S, S] of q [1, BK, r*S, E] and k [1, BK, E, S]."""
     scores = b.add(b.matmul(q, k, name="scores"), mask)
     return b.softmax(scores, axis=-1, name="probabilities")
 
@@ -202,7 +196,8 @@ def attention_forward(shape: LayerShape, constants: Constants | None = None) -> 
     probabilities = _probabilities(b, grouped, key.value, tables.mask)
     values = as_heads(b, v, shape.kv_heads, shape)
     mixed = b.matmul(probabilities, values, transpose_y=True, name="mixed")
-    heads = as_rows(b, ungroup_heads(b, mixed, shape, "mixed_heads"), shape)
+    together = side_by_side(b, ungroup_heads(b, mixed, shape, "mixed_heads"), shape)
+    heads = as_rows(b, together, shape)
     y = given.apply("output", heads, "y")
     output = attention_forward_output(shape, static=constants is not None)
     program = b.build([stack_outputs(b, output, [y, heads, q, k, v, *taps])])
@@ -252,9 +247,9 @@ def attention_backward(shape: LayerShape, constants: Constants | None = None) ->
     dgrouped = b.matmul(dscores, given.key.value, transpose_y=True, name="dgrouped_query")
     dkey_rotated = b.matmul(query, dscores, transpose_x=True, name="dkey_rotated")
     dquery_rotated = ungroup_heads(b, dgrouped, shape, "dquery_rotated")
-    dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, "query")
-    dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, "key")
-    gradients = {"query": dq, "key": dk, "value": dv}
+    dq, query_gamma = _rotate_backward(b, dquery_rotated, given.query, tables, shape, "query")
+    dk, key_gamma = _rotate_backward(b, dkey_rotated, given.key, tables, shape, "key")
+    gradients = {"query": dq, "key": dk, "value": side_by_side(b, dv, shape)}
     dx, gain = operands.through_norm(_project_back(b, operands, gradients, shape))
     output = attention_backward_output(shape, through_norm=bool(gain))
     values = [dx, *gradients.values(), *query_gamma, *key_gamma, *gain]
@@ -265,7 +260,7 @@ def attention_backward(shape: LayerShape, constants: Constants | None = None) ->
 def _project_back(
     b: mil.Builder, given: Operands, gradients: dict[str, mil.Value], shape: LayerShape
 ) -> mil.Value:
-    """dx = Wq^T dq + Wk^T dk + Wv^T dv, D x S."""
+    """dx = Wq^T dq + Wk^T dk + Wv^T dv, D x BS."""
     parts = [
         given.apply(name, as_rows(b, gradient, shape), f"dx_{name}")
         for name, gradient in gradients.items()

@@ -29,7 +29,7 @@ _LONGEST_SUM = 16384  # channels that one convolution adds up: the shortest limi
 def split_vocabulary(vocabulary: int, dim: int, most_channels: int) -> tuple[range, ...]:
     """The rows of each part: as few parts as the limit on channels allows, of nearly equal size.
 
-    A part's output holds its logits and the normalised x [D, S]. ValueError where not one fits.
+    A part's output holds its logits and the normalised x [D, BS]. ValueError where not one fits.
     """
     most = most_channels - dim
     if most < 1:
@@ -40,25 +40,25 @@ def split_vocabulary(vocabulary: int, dim: int, most_channels: int) -> tuple[ran
 
 
 def classifier(shape: LayerShape, constants: Constants) -> LayerProgram:
-    """Logits [V', S] of the residual stream, and the normalised x, for V' rows of the vocabulary.
+    """Logits [V', BS] of the residual stream, and the normalised x, for V' rows of the vocabulary.
 
     constants: "norm" [D] and "classifier" [V', D].
     """
     b = builder(constants)
-    packing = stack_inputs(shape.sequence, *residual_parts(shape))
+    packing = stack_inputs(shape.columns, *residual_parts(shape))
     given = ConstantOperands(b, packing, constants, "norm")
     x, taps = given.normalized()
     logits = given.apply("classifier", x, "logits")
     rows = len(constants.values["classifier"])
-    output = stack_along_channels(shape.sequence, ("logits", rows), ("normalized", shape.dim))
+    output = stack_along_channels(shape.columns, ("logits", rows), ("normalized", shape.dim))
     program = b.build([stack_outputs(b, output, [logits, *taps])])
     return LayerProgram("classifier", program, packing, output)
 
 
 def softmax(source: Packing) -> LayerProgram:
-    """Of the block logits [V', S] of a classifier's output, which it takes as its input.
+    """Of the block logits [V', BS] of a classifier's output, which it takes as its input.
 
-    largest [1, S] over V'; exponentials = exp(logits - largest) [V', S]; sum [1, S] of these,
+    largest [1, BS] over V'; exponentials = exp(logits - largest) [V', BS]; sum [1, BS] of these,
     times SUM_SCALE. Sums are convolutions, which accumulate wide.
     """
     b = mil.Builder()
@@ -87,15 +87,15 @@ def _sum(b: mil.Builder, x: mil.Value) -> mil.Value:
 
 
 def final_norm_backward(shape: LayerShape, constants: Constants) -> LayerProgram:
-    """dx [D, S] and the gain's gradient per position [D, S] from dnormalized [D, S], x, epsilon.
+    """dx [D, BS] and the gain's gradient per position [D, BS] from dnormalized [D, BS], x, epsilon.
 
     constants: "norm" [D].
     """
     b = builder(constants)
     parts = (("dnormalized", shape.dim), *residual_parts(shape))
-    packing = stack_inputs(shape.sequence, *parts)
+    packing = stack_inputs(shape.columns, *parts)
     given = ConstantOperands(b, packing, constants, "norm")
     dx, gain = given.through_norm(given.read("dnormalized"))
-    output = stack_along_channels(shape.sequence, ("dx", shape.dim), ("norm", shape.dim))
+    output = stack_along_channels(shape.columns, ("dx", shape.dim), ("norm", shape.dim))
     program = b.build([stack_outputs(b, output, [dx, *gain])])
     return LayerProgram("final_norm_backward", program, packing, output)

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ane_train import mil
-from ane_train.programs.attention import MASKED, as_heads, as_rows, group_heads, ungroup_heads
+from ane_train.programs.attention import MASKED
 from ane_train.programs.head_norm import head_norm_forward, mean_row
+from ane_train.programs.heads import as_heads, as_rows, group_heads, ungroup_heads
 from ane_train.programs.operands import Constants
 from ane_train.programs.packing import (
     WIDTH_MULTIPLE,

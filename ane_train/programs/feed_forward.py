@@ -25,18 +25,18 @@ from ane_train.programs.shape import LayerShape
 
 
 def feed_forward_forward_input(shape: LayerShape) -> Packing:
-    """x = normalised activations [D, S]; all three weights as [D, F]."""
+    """x = normalised activations [D, BS]; all three weights as [D, F]."""
     d, f = shape.dim, shape.ffn
-    parts = (("x", d, shape.sequence), ("gate", d, f), ("up", d, f), ("down", d, f))
+    parts = (("x", d, shape.columns), ("gate", d, f), ("up", d, f), ("down", d, f))
     return pack_along_width(*parts)
 
 
 def feed_forward_backward_input(shape: LayerShape, constants: Constants | None = None) -> Packing:
-    """dy [D, S], h1 and h3 [F, S]; all three weights as [F, D], unless they are constants.
+    """dy [D, BS], h1 and h3 [F, BS]; all three weights as [F, D], unless they are constants.
 
-    Where the program goes through the norm, x [D, S] and epsilon besides.
+    Where the program goes through the norm, x [D, BS] and epsilon besides.
     """
-    s, d, f = shape.sequence, shape.dim, shape.ffn
+    s, d, f = shape.columns, shape.dim, shape.ffn
     if constants is not None:
         residual = residual_parts(shape) if constants.norm_backward else ()
         return stack_inputs(s, ("dy", d), ("h1", f), ("h3", f), *residual)
@@ -46,21 +46,21 @@ def feed_forward_backward_input(shape: LayerShape, constants: Constants | None =
 
 
 def feed_forward_forward_output(shape: LayerShape, *, static: bool = False) -> Packing:
-    """y [D, S], h1 and h3 [F, S]; the normalised x [D, S] where the program normalises."""
+    """y [D, BS], h1 and h3 [F, BS]; the normalised x [D, BS] where the program normalises."""
     taps = [("normalized", shape.dim)] if static else []
     parts = (("y", shape.dim), ("h1", shape.ffn), ("h3", shape.ffn), *taps)
-    return stack_along_channels(shape.sequence, *parts)
+    return stack_along_channels(shape.columns, *parts)
 
 
 def feed_forward_backward_output(shape: LayerShape, *, through_norm: bool = False) -> Packing:
-    """dx [D, S]; gradients of h1, h3 [F, S]; silu(h1) h3 [F, S] for the gradient of W2.
+    """dx [D, BS]; gradients of h1, h3 [F, BS]; silu(h1) h3 [F, BS] for the gradient of W2.
 
-    Where the program goes through the norm, its gain's per position [D, S] besides.
+    Where the program goes through the norm, its gain's per position [D, BS] besides.
     """
     f = shape.ffn
     gain = [("ffn_norm", shape.dim)] if through_norm else []
     return stack_along_channels(
-        shape.sequence, ("dx", shape.dim), ("h1", f), ("h3", f), ("gated", f), *gain
+        shape.columns, ("dx", shape.dim), ("h1", f), ("h3", f), ("gated", f), *gain
     )
 
 

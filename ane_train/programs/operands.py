@@ -41,16 +41,16 @@ class Constants:
 
 
 class Operands(Protocol):
-    """What a program is made from; matrices are rank 4 with C * S elements in row-major order."""
+    """What a program is made from; matrices are rank 4 with C * BS elements in row-major order."""
 
     packing: Packing
 
     def read(self, name: str) -> mil.Value:
-        """An activation of the input, C x S."""
+        """An activation of the input, C x BS."""
         ...
 
     def normalized(self) -> tuple[mil.Value, list[mil.Value]]:
-        """Normalised activations [D, S], and what the program has to return besides for them."""
+        """Normalised activations [D, BS], and what the program has to return besides for them."""
         ...
 
     def apply(self, name: str, x: mil.Value, result: str) -> mil.Value:
@@ -82,7 +82,7 @@ class PackedOperands:
         self._b, self._surface = b, b.input("x", packing.shape)
 
     def read(self, name: str) -> mil.Value:
-        """The block as [1, 1, C, S]."""
+        """The block as [1, 1, C, BS]."""
         return read_block(self._b, self._surface, self.packing[name], name)
 
     def normalized(self) -> tuple[mil.Value, list[mil.Value]]:
@@ -91,7 +91,7 @@ class PackedOperands:
         return read_block(self._b, self._surface, block, "normalized_x"), []
 
     def apply(self, name: str, x: mil.Value, result: str) -> mil.Value:
-        """A matmul, [1, 1, rows, S]."""
+        """A matmul, [1, 1, rows, BS]."""
         weight = read_block(self._b, self._surface, self.packing[name], f"{name}_weight")
         transposed = name not in WRITES_RESIDUAL
         return self._b.matmul(weight, x, transpose_x=transposed, name=result)
@@ -132,7 +132,7 @@ class ConstantOperands:
         self._norm = None if norm is None else residual_norm(b, norm, self._values[norm])
 
     def read(self, name: str) -> mil.Value:
-        """The block as [1, C, 1, S]: slices begin on the channel axis alone."""
+        """The block as [1, C, 1, BS]: slices begin on the channel axis alone."""
         block = self.packing[name]
         size = (1, block.rows, 1, block.columns)
         return self._b.slice_by_size(self._surface, (0, block.row, 0, 0), size, name=name)
@@ -154,7 +154,7 @@ class ConstantOperands:
         return residual, [dgamma]
 
     def apply(self, name: str, x: mil.Value, result: str) -> mil.Value:
-        """A 1x1 convolution, [1, out, 1, S]."""
+        """A 1x1 convolution, [1, out, 1, BS]."""
         matrix = self._values[name]
         matrix = matrix.T if self._transposed else matrix
         weight = self._b.constant(matrix[:, :, None, None], "fp16", name=f"{name}_weight")
@@ -175,10 +175,10 @@ class ConstantOperands:
 def forward_operands(
     b: mil.Builder, packing: Packing, constants: Constants | None, shape: LayerShape, norm: str
 ) -> Operands:
-    """Those of a forward program: with constants, x is the residual stream [D, S]."""
+    """Those of a forward program: with constants, x is the residual stream [D, BS]."""
     if constants is None:
         return PackedOperands(b, packing)
-    residual = stack_inputs(shape.sequence, *residual_parts(shape))
+    residual = stack_inputs(shape.columns, *residual_parts(shape))
     return ConstantOperands(b, residual, constants, norm)
 
 
@@ -193,5 +193,5 @@ def backward_operands(
 
 
 def residual_parts(shape: LayerShape) -> tuple[tuple[str, int], ...]:
-    """What a program with the norm takes: the residual stream x [D, S], and epsilon [1, S]."""
+    """What a program with the norm takes: the residual stream x [D, BS], and epsilon [1, BS]."""
     return (("x", shape.dim), ("epsilon", 1))

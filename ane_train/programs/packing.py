@@ -2,7 +2,7 @@
 
 Inputs with weights are packed along the width, all else is stacked. One packed fp16 input and one
 stacked fp16 output per program is the form that is known to run on every chip on which training was
-shown. Letters: S sequence, C channels, W width.
+shown. Letters: C channels, W width.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ def pack_along_width(*parts: tuple[str, int, int]) -> Packing:
     return Packing(channels, width, blocks)
 
 
-def stack_inputs(sequence: int, *parts: tuple[str, int]) -> Packing:
-    """Stacks (name, rows) of S columns each; C is at least 64, W a multiple of 64."""
-    stacked = stack_along_channels(sequence, *parts)
-    width = -(-sequence // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+def stack_inputs(columns: int, *parts: tuple[str, int]) -> Packing:
+    """Stacks (name, rows) of so many columns each; C is at least 64, W a multiple of 64."""
+    stacked = stack_along_channels(columns, *parts)
+    width = -(-columns // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     return Packing(max(MINIMUM_CHANNELS, stacked.channels), width, stacked.blocks)
 
 
-def stack_along_channels(sequence: int, *parts: tuple[str, int]) -> Packing:
-    """Stacks (name, rows) of S columns each."""
+def stack_along_channels(columns: int, *parts: tuple[str, int]) -> Packing:
+    """Stacks (name, rows) of so many columns each."""
     blocks: dict[str, Block] = {}
     row = 0
     for name, rows in parts:
-        blocks[name] = Block(row, 0, rows, sequence)
+        blocks[name] = Block(row, 0, rows, columns)
         row += rows
-    return Packing(row, sequence, blocks)
+    return Packing(row, columns, blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read_block(builder: mil.Builder, surface: mil.Value, block: Block, name: str
 def stack_outputs(
     builder: mil.Builder, output: Packing, values: Sequence[mil.Value], name: str = "output"
 ) -> mil.Value:
-    """Concatenates matrices (any rank-4 shape of rows * S elements) in the order of the packing."""
+    """Concatenates matrices (any rank-4 shape of as many elements) in the order of the packing."""
     parts = [
         builder.reshape(value, (1, block.rows, 1, block.columns))
         for value, block in zip(values, output.blocks.values(), strict=True)

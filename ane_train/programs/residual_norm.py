@@ -25,7 +25,7 @@ class ResidualNorm:
 
 @dataclass(frozen=True, slots=True)
 class Normalized:
-    """What the backward pass needs: u = x / rms(x) [1, D, 1, S] and 1 / rms [1, 1, 1, S]."""
+    """What the backward pass needs: u = x / rms(x) [1, D, 1, BS] and 1 / rms [1, 1, 1, BS]."""
 
     value: mil.Value
     inverse: mil.Value
@@ -41,7 +41,7 @@ def residual_norm(b: mil.Builder, name: str, gain: npt.NDArray[np.float32]) -> R
 def residual_norm_forward(
     b: mil.Builder, norm: ResidualNorm, x: mil.Value, epsilon: mil.Value
 ) -> Normalized:
-    """Normalises x [1, D, 1, S], without gain; epsilon [1, 1, 1, S] is scaled as x^2 is."""
+    """Normalises x [1, D, 1, BS], without gain; epsilon [1, 1, 1, BS] is scaled as x^2 is."""
     mean = b.conv(b.mul(x, x), norm.row, name="mean_square")
     inverse = b.pow(b.add(mean, epsilon), -0.5, name="inverse")
     return Normalized(b.mul(x, inverse, name="unit"), inverse)
@@ -50,7 +50,7 @@ def residual_norm_forward(
 def residual_norm_backward(
     b: mil.Builder, norm: ResidualNorm, dy: mil.Value, forward: Normalized
 ) -> tuple[mil.Value, mil.Value]:
-    """From dy [1, D, 1, S], the gradient of gamma u: those of x and, per position, of gamma.
+    """From dy [1, D, 1, BS], the gradient of gamma u: those of x and, per position, of gamma.
 
     dx = (g - u mean(g u)) / rms with g = gamma dy. Where x was staged as scale * x, multiply dx by
     the scale; gamma's gradient is not affected.

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """S sequence, D model, H query heads, K key-value heads, E head size, F feed-forward."""
+    """S sequence, D model, H query heads, K key-value heads, E head size, F feed-forward.
+
+    B sequences lie side by side: sequence b is columns [b S, (b + 1) S) of [C, B S] activations.
+    """
 
     sequence: int
     dim: int
@@ -18,6 +21,12 @@ class LayerShape:
     rope_theta: float
     norm_epsilon: float
     qk_norm: bool
+    batch: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of the activations of all sequences, B * S."""
+        return self.batch * self.sequence
 
     @property
     def query(self) -> int:
