@@ -134,7 +134,7 @@ class RunConfig:
 
     batch_size: int = _batch(
         1,
-        "sequences per micro-batch",
+        "sequences per micro-batch, side by side in an evaluation as far as the chip allows",
         above=0,
         aliases=("device-batch-size", "micro-batch-size"),
     )

@@ -16,6 +16,7 @@ from test_gradients import random_step, spec_of
 from ane_train import mil
 from ane_train.engine import EngineOptions, open_engine
 from ane_train.errors import EngineError
+from ane_train.model.layer import layer_shape
 from ane_train.model.memory import estimate
 from ane_train.model.spec import ModelSpec, list_models
 from ane_train.native import arithmetic
@@ -167,7 +168,7 @@ def test_the_backward_of_the_norm_is_right_whatever_the_sizes(
     engine = open_engine(EngineOptions("cpu", "fp16"))
     layout = final_norm_backward(shape, Constants({"norm": gain}))
     program = CompiledLayer(layout, engine.compile(layout.program)).bind(engine)
-    of_x, of_dy = stage_residual(program, x, epsilon), fitting_scale(dy)
+    (of_x,), of_dy = stage_residual(program, x, shape), fitting_scale(dy)
     program.stage("dnormalized", dy, scale=of_dy)
     program.request.evaluate()
     dx, dgain = np.zeros_like(x), np.zeros_like(gain)
@@ -266,9 +267,10 @@ def test_an_update_compiles_the_softmax_not_again_and_lets_go_what_does_not_fit(
 
 @pytest.mark.parametrize("spec", list_models(), ids=lambda spec: spec.name)
 def test_the_memory_estimate_counts_surfaces_and_constants_of_the_head(spec: ModelSpec) -> None:
-    without = estimate(spec, 256, pipeline="static").total
+    shape = layer_shape(spec, 256)
+    without = estimate(spec, shape, pipeline="static").total
     surfaces_and_constants = 2 * 2 * spec.vocabulary * 256 + 4 * spec.vocabulary * spec.dim
-    assert estimate(spec, 256, pipeline="static", extras=True).total > (
+    assert estimate(spec, shape, pipeline="static", extras=True).total > (
         without + surfaces_and_constants
     )
 

@@ -80,10 +80,12 @@ def random_step(
     *,
     extras: bool = False,
     chip: Chip | None = None,
+    sequences: int = 1,
 ) -> TrainingStep:
     """A step whose gains are random too, so that no gradient is symmetric by accident."""
     engine = open_engine(EngineOptions("cpu", numerics, chip))
-    step = TrainingStep(spec, engine, spec.sequence, pipeline=PipelineOptions(pipeline, extras))
+    options = PipelineOptions(pipeline, extras, sequences=sequences)
+    step = TrainingStep(spec, engine, spec.sequence, pipeline=options)
     step.initialize(seed=11)
     generator = np.random.default_rng(12)
     for parameter in step.table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ RATE, SEQUENCE = 1e-2, 24
 ALL = ("all-linear",)
 STATIC = PipelineOptions("static")
 EXTRAS = PipelineOptions("static", extras=True)
+SIDE_BY_SIDE = PipelineOptions(sequences=2)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,11 @@ def loss_of(peer: PeftModel, inputs: np.ndarray, targets: np.ndarray) -> torch.T
     return torch.nn.functional.cross_entropy(logits.reshape(len(flat), -1), flat)
 
 
-@pytest.mark.parametrize("pipeline", [None, STATIC, EXTRAS], ids=["dynamic", "static", "extras"])
+@pytest.mark.parametrize(
+    "pipeline",
+    [None, STATIC, EXTRAS, SIDE_BY_SIDE, replace(EXTRAS, sequences=2)],
+    ids=["dynamic", "static", "extras", "side by side", "extras side by side"],
+)
 @pytest.mark.parametrize(
     ("family", "lora"),
     [("llama", (4, 8.0, ALL)), ("qwen3", (3, 10.0, ("q_proj", "value", "down_proj")))],

@@ -11,6 +11,7 @@ from peers import peer_of
 
 from ane_train.errors import ModelError
 from ane_train.model.arena import Arena, initialize
+from ane_train.model.layer import layer_shape
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import list_models, load_model, parse_model
@@ -117,5 +118,5 @@ def test_the_fingerprint_changes_with_the_weights_meaning_only() -> None:
 
 def test_memory_grows_with_the_model_and_fits_the_machine_for_tiny() -> None:
     tiny, big = load_model("tiny"), load_model("qwen3_06b")
-    assert estimate(tiny, 64).total < available()
-    assert estimate(big, 256).total > 16 * count(big)
+    assert estimate(tiny, layer_shape(tiny, 64)).total < available()
+    assert estimate(big, layer_shape(big, 256)).total > 16 * count(big)

@@ -30,6 +30,7 @@ def command() -> None:
 
 def _rows() -> list[tuple[str, ...]]:
     from ane_train.metrics.text import count, size
+    from ane_train.model.layer import layer_shape
     from ane_train.model.memory import estimate
     from ane_train.model.parameters import count as count_parameters
     from ane_train.model.spec import list_models
@@ -42,7 +43,7 @@ def _rows() -> list[tuple[str, ...]]:
             str(spec.dim),
             f"{spec.heads}/{spec.kv_heads}",
             str(spec.sequence),
-            size(estimate(spec, spec.sequence).total),
+            size(estimate(spec, layer_shape(spec, spec.sequence)).total),
             spec.description,
         )
         for spec in sorted(list_models(), key=count_parameters)

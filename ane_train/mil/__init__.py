@@ -1,7 +1,7 @@
 """The language of the Neural Engine: types, ops, a builder, its text, weight files, a verifier."""
 
 from .builder import Builder
-from .chips import CHIPS, Chip, Hazard, get_chip, hazards, most_channels
+from .chips import CHIPS, Chip, Hazard, get_chip, hazards, most_channels, most_columns
 from .infer import TypeRuleError
 from .ops import OPS, infer_types
 from .program import Op, Program
@@ -30,6 +30,7 @@ __all__ = [
     "hazards",
     "infer_types",
     "most_channels",
+    "most_columns",
     "print_program",
     "require",
     "verify",

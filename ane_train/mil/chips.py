@@ -77,6 +77,13 @@ def most_channels(chip: str | Chip | None) -> int:
     return SHOWN_CHANNELS if chip is None else get_chip(chip).channel_limit
 
 
+def most_columns(chip: str | Chip | None) -> int:
+    """The longest last axis that a value may have on a chip; where it is unknown, on any chip."""
+    if chip is None:
+        return min(each.spatial_limit for each in CHIPS.values())
+    return get_chip(chip).spatial_limit
+
+
 def hazards(name: str | Chip) -> int:
     """The chip's hazards as the or-ed flags that the software engine takes."""
     return int(get_chip(name).hazards)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ane_train.mil import Value, most_channels
 from ane_train.model.adapters import Lora, adapters
-from ane_train.model.layer import layer_shape
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native.library import reads_halves
@@ -43,27 +42,26 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
 
-def tile_positions(vocabulary: int, sequence: int) -> int:
-    """Positions whose fp32 logits fit 64 MiB: at least 16, at most S."""
-    return min(sequence, max(16, _LOGITS_TILE // (4 * vocabulary)))
+def tile_positions(vocabulary: int, columns: int) -> int:
+    """Of BS positions those whose fp32 logits fit 64 MiB: at least 16, at most all."""
+    return min(columns, max(16, _LOGITS_TILE // (4 * vocabulary)))
 
 
-def tile_rows(vocabulary: int, sequence: int) -> int:
-    """Rows of the vocabulary whose fp32 logits over S positions fit 64 MiB: at least 16."""
-    return min(vocabulary, max(16, _LOGITS_TILE // (4 * sequence)))
+def tile_rows(vocabulary: int, columns: int) -> int:
+    """Rows of the vocabulary whose fp32 logits over BS positions fit 64 MiB: at least 16."""
+    return min(vocabulary, max(16, _LOGITS_TILE // (4 * columns)))
 
 
 def estimate(
     spec: ModelSpec,
-    sequence: int,
+    shape: LayerShape,
     numerics: str = "fp16",
     pipeline: str = "dynamic",
     *,
     extras: bool = False,
     lora: Lora | None = None,
 ) -> MemoryEstimate:
-    """What training `spec` on sequences of S tokens takes on the software engine."""
-    shape = layer_shape(spec, sequence)
+    """What training `spec` takes on the software engine, with evaluations of such a `shape`."""
     weights = shapes_alone(spec, extras) if pipeline == "static" else None
     programs = layer_programs(shape, weights)
     head = head_programs(spec, shape, most_channels(None)) if extras else []
@@ -73,7 +71,7 @@ def estimate(
     outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
     widest = max(program.input.elements for program in programs)
     copies = size < 4 and not reads_halves()
-    residuals = 2 * spec.layers * (spec.dim + 1) * sequence
+    residuals = 2 * spec.layers * (spec.dim + 1) * shape.columns
     parts = {
         **_trained(spec, lora),
         "staged inputs": size * inputs * spec.layers,
@@ -87,8 +85,8 @@ def estimate(
         * sum(value.type.elements for program in head for value in _filed(program))
         + size * max((value.type.elements for p in head for value in _filed(p)), default=0),
         "residual stream": 4 * residuals,
-        "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, sequence),
-        "scratch": 4 * (8 * shape.heads * sequence**2 + 4 * widest),
+        "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, shape.columns),
+        "scratch": 4 * (8 * shape.heads * shape.columns * shape.sequence + 4 * widest),
         "scratch of the head": 12 * max((p.output.elements for p in head), default=0),
         "process": _PROCESS,
     }

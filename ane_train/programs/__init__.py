@@ -15,6 +15,7 @@ from ane_train.programs.classifier import (
     split_vocabulary,
 )
 from ane_train.programs.feed_forward import feed_forward_backward, feed_forward_forward
+from ane_train.programs.limits import sequences_per_evaluation
 from ane_train.programs.operands import Constants
 from ane_train.programs.packing import Block, LayerProgram, Packing
 from ane_train.programs.shape import LayerShape
@@ -33,6 +34,7 @@ __all__ = [
     "feed_forward_forward",
     "final_norm_backward",
     "layer_programs",
+    "sequences_per_evaluation",
     "softmax",
     "split_vocabulary",
 ]

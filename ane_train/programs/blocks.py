@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Weight:
     """A matrix W [out, in], and where the factors of its gradient are.
 
-    dW += left right^T with left [out, S] and right [in, S]; a factor is "program.side.block", or
+    dW += left right^T with left [out, BS] and right [in, BS]; a factor is "program.side.block", or
     "normalized": the block's normalised input.
     """
 

@@ -46,7 +46,7 @@ def _static_with_extras(spec: ModelSpec, shared: BlockContext, weights: Arena) -
 
 
 def _cpu_head(spec: ModelSpec, shared: BlockContext) -> CpuHead:
-    return CpuHead(spec, shared.shape.sequence, shared.engine.context, shared.timings)
+    return CpuHead(spec, shared.shape.columns, shared.engine.context, shared.timings)
 
 
 # By --pipeline and --engine-extras.

@@ -71,10 +71,10 @@ class ResidualBlock:
         shape = shared.shape
         self.norm = shared.norm(self)
         self.gains = (*(kind.gains if shape.qk_norm else ()), *self.norm.gains)
-        self.input = np.zeros((shape.dim, shape.sequence), np.float32)
+        self.input = np.zeros((shape.dim, shape.columns), np.float32)
 
     def forward(self, x: Array, weights: Arena) -> None:
-        """x [D, S] becomes x + alpha * f(norm(x)), in place; keeps what backward needs."""
+        """x [D, BS] becomes x + alpha * f(norm(x)), in place; keeps what backward needs."""
         timings, program = self.shared.timings, self.programs.forward
         with timings.measure("elementwise"):
             np.copyto(self.input, x)
@@ -85,7 +85,7 @@ class ResidualBlock:
             program.read("y", x, alpha=self.shared.alpha, beta=1.0)
 
     def backward(self, dx: Array, weights: Arena, gradients: Arena) -> None:
-        """dx [D, S], the gradient of the block's output, becomes that of its input, in place."""
+        """dx [D, BS], the gradient of the block's output, becomes that of its input, in place."""
         shared, program, forward = self.shared, self.programs.backward, self.programs.forward
         with shared.timings.measure("blas"):
             shared.worker.wait(program.target)

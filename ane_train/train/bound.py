@@ -53,11 +53,20 @@ class BoundProgram:
     request: Request
 
     def stage(
-        self, name: str, values: Array, *, transposed: bool = False, scale: float = 1.0
+        self,
+        name: str,
+        values: Array,
+        *,
+        transposed: bool = False,
+        scale: float = 1.0,
+        column: int = 0,
     ) -> None:
-        """Writes fp32 values (transposed if asked) into the input block `name`, rounded."""
+        """Writes scale * fp32 values (transposed if asked) into the input block `name`, rounded.
+
+        `column` is where in the block they begin.
+        """
         block = self.layout.input[name]
-        self.source.write(values, block.row, block.column, transposed=transposed, scale=scale)
+        self.source.write(values, block.row, block.column + column, transposed, scale)
 
     def copy_tap(self, name: str, forward: BoundProgram, tap: str) -> None:
         """Copies another program's output block `tap` into the input block `name`, bit for bit."""
@@ -73,9 +82,11 @@ class BoundProgram:
         """Where a block of the output is."""
         return Place(self.target, self.layout.output[name])
 
-    def read(self, name: str, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
-        """out = beta * out + alpha * output block, as fp32."""
+    def read(
+        self, name: str, out: Array, *, alpha: float = 1.0, beta: float = 0.0, column: int = 0
+    ) -> Array:
+        """out = beta * out + alpha * output block, as fp32; `out` may be part of the columns."""
         block = self.layout.output[name]
         return self.target.read(
-            block.row, block.column, block.rows, block.columns, out=out, alpha=alpha, beta=beta
+            block.row, block.column + column, block.rows, out.shape[1], out, alpha, beta
         )

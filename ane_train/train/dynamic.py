@@ -34,7 +34,7 @@ class StagedBlock:
         self.kind, self.prefix, self.shared = kind, f"layers.{layer}.", shared
         self.forward = programs[f"{kind.name}_forward"].bind(shared.engine)
         self.backward = programs[f"{kind.name}_backward"].bind(shared.engine, backward_output)
-        self._inverse_rms = np.zeros(shared.shape.sequence, np.float32)
+        self._inverse_rms = np.zeros(shared.shape.columns, np.float32)
 
     def stage(self, weights: Arena) -> None:
         """Rounds the current weights into both input surfaces."""

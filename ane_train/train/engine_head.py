@@ -29,7 +29,7 @@ from ane_train.programs import (
 from ane_train.train.block import BlockContext
 from ane_train.train.bound import BoundProgram, CompiledLayer, surface_of
 from ane_train.train.head import HeadLoss, Tokens, classifier_name
-from ane_train.train.norm import fitting_scale, stage_residual
+from ane_train.train.norm import fitting_scale, sequences, stage_residual
 from ane_train.train.static import CompiledSlot
 
 Doubles = npt.NDArray[np.float64]
@@ -46,14 +46,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """Over all parts: log of the sum of exp(logits) [S]; exponentials to probabilities [P, S]."""
+    """Over all parts: log of the sum of exp(logits) [BS]; exponentials to probabilities [P, BS]."""
 
     log_sum: Doubles
     factors: Doubles
 
 
 class EngineHead:
-    """Owns the programs and buffers of the head for one sequence. `slots` follow the weights."""
+    """Owns the programs and buffers of the head for one evaluation. `slots` follow the weights."""
 
     def __init__(self, spec: ModelSpec, shared: BlockContext, weights: Arena) -> None:
         self._shared, self._classifier = shared, classifier_name(spec)
@@ -62,12 +62,12 @@ class EngineHead:
         layout = final_norm_backward(shared.shape, gain)
         self._norm_backward = CompiledSlot(shared, layout)
         self.slots = (*(part.classifier for part in self._parts), self._norm_backward)
-        sequence = shared.shape.sequence
-        tile = tile_rows(spec.vocabulary, sequence)
-        self._dlogits = np.zeros((tile, sequence), np.float32)
+        columns = shared.shape.columns
+        tile = tile_rows(spec.vocabulary, columns)
+        self._dlogits = np.zeros((tile, columns), np.float32)
 
     def logits(self, x: Array, weights: Arena) -> Array:
-        """Logits [S, V] of x [D, S]."""
+        """Logits [BS, V] of x [D, BS]."""
         self._classify(x)
         logits = np.empty((sum(len(part.rows) for part in self._parts), x.shape[1]), np.float32)
         for part in self._parts:
@@ -75,14 +75,14 @@ class EngineHead:
         return np.ascontiguousarray(logits.T)
 
     def loss(self, x: Array, targets: Tokens, weights: Arena) -> HeadLoss:
-        """The loss of x [D, S]; targets of -1 do not count."""
+        """The loss of x [D, BS]; targets of -1 do not count."""
         self._classify(x)
         return self._loss(self._softmax(), targets)
 
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum; adds to what gradients there are."""
+        """The loss and dx [D, BS] of scale * its sum; adds to what gradients there are."""
         self._classify(x)
         found = self._softmax()
         loss = self._loss(found, targets)
@@ -90,11 +90,11 @@ class EngineHead:
         return loss, self._through_norm(x, dnormalized, gradients)
 
     def _classify(self, x: Array) -> None:
-        timings, epsilon = self._shared.timings, self._shared.shape.norm_epsilon
+        timings = self._shared.timings
         for part in self._parts:
             program = part.classifier.bound
             with timings.measure("io"):
-                stage_residual(program, x, epsilon)
+                stage_residual(program, x, self._shared.shape)
             with timings.measure("engine"):
                 program.request.evaluate()
 
@@ -112,8 +112,8 @@ class EngineHead:
             return Softmax(top + np.log(total), shares / total)
 
     def _rows(self, name: str) -> Doubles:
-        """A row of each part's softmax, [P, S]."""
-        row = np.empty((1, self._shared.shape.sequence), np.float32)
+        """A row of each part's softmax, [P, BS]."""
+        row = np.empty((1, self._shared.shape.columns), np.float32)
         rows = [part.softmax.read(name, row).astype(np.float64) for part in self._parts]
         return np.concatenate(rows)
 
@@ -134,7 +134,7 @@ class EngineHead:
     def _classifier_backward(
         self, found: Softmax, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> Array:
-        """The gradient of the normalised x [D, S]; adds to the classifier's, if it has one."""
+        """The gradient of the normalised x [D, BS]; adds to the classifier's, if it has one."""
         context, timings = self._shared.engine.context, self._shared.timings
         normalized = np.empty((self._shared.shape.dim, len(targets)), np.float32)
         with timings.measure("io"):
@@ -153,7 +153,7 @@ class EngineHead:
     def _gradients_of_logits(
         self, found: Softmax, targets: Tokens, scale: float
     ) -> Iterator[tuple[range, Array]]:
-        """scale * (softmax - one-hot), a tile [rows, S] of the vocabulary at a time."""
+        """scale * (softmax - one-hot), a tile [rows, BS] of the vocabulary at a time."""
         timings = self._shared.timings
         for part, factors in zip(self._parts, found.factors, strict=True):
             factor = np.where(targets >= 0, scale * factors, 0.0).astype(np.float32)
@@ -170,20 +170,28 @@ class EngineHead:
                 yield rows, tile
 
     def _through_norm(self, x: Array, dnormalized: Array, gradients: Arena) -> Array:
-        """dx [D, S]; adds to the gain's gradient, if any. Both inputs are scaled to fit fp16."""
-        program, timings = self._norm_backward.bound, self._shared.timings
+        """dx [D, BS]; adds to the gain's gradient, if any. Both inputs are scaled to fit fp16."""
+        program, timings, shape = (
+            self._norm_backward.bound,
+            self._shared.timings,
+            self._shared.shape,
+        )
         with timings.measure("io"):
-            of_x = stage_residual(program, x, self._shared.shape.norm_epsilon)
-            of_dy = fitting_scale(dnormalized)
-            program.stage("dnormalized", dnormalized, scale=of_dy)
+            of_x, of_dy = stage_residual(program, x, shape), []
+            for column, part in sequences(dnormalized, shape):
+                of_dy.append(fitting_scale(part))
+                program.stage("dnormalized", part, scale=of_dy[-1], column=column)
         with timings.measure("engine"):
             program.request.evaluate()
+        dx, gains = np.empty_like(x), np.empty_like(x)
         with timings.measure("io"):
-            dx = program.read("dx", np.empty_like(x), alpha=of_x / of_dy)
-            columns = program.read("norm", np.empty_like(x), alpha=1 / of_dy)
+            for index, (column, part) in enumerate(sequences(dx, shape)):
+                program.read("dx", part, alpha=of_x[index] / of_dy[index], column=column)
+            for index, (column, part) in enumerate(sequences(gains, shape)):
+                program.read("norm", part, alpha=1 / of_dy[index], column=column)
         if "norm" in gradients:
             gradient = gradients["norm"]
-            gradient += columns.sum(axis=1)
+            gradient += gains.sum(axis=1)
         return dx
 
 

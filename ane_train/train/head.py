@@ -1,7 +1,7 @@
 """Both ends of the network: the embedding, and the head: final norm, classifier, cross-entropy.
 
-Here both are fp32 on the CPU. The classifier runs in tiles of positions, so that no [S, V] array is
-ever whole in memory where V is large.
+Here both are fp32 on the CPU. The classifier runs in tiles of positions, so that no [BS, V] array
+is ever whole in memory where V is large.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class HeadLoss:
 
 
 class Head(Protocol):
-    """From the residual stream x [D, S] after the last layer to the loss, and back."""
+    """From the residual stream x [D, BS] after the last layer to the loss, and back."""
 
     def logits(self, x: Array, weights: Arena) -> Array:
-        """Logits [S, V], whole in memory."""
+        """Logits [BS, V], whole in memory."""
         ...
 
     def loss(self, x: Array, targets: Tokens, weights: Arena) -> HeadLoss:
@@ -46,7 +46,7 @@ class Head(Protocol):
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum.
+        """The loss and dx [D, BS] of scale * its sum.
 
         Adds to the gradients of classifier and norm, where they have any.
         """
@@ -65,7 +65,7 @@ class Embedding:
         self.spec, self.context, self.timings = spec, context, timings
 
     def embed(self, tokens: Tokens, weights: Arena, x: Array) -> None:
-        """x [D, S] = rows of the embedding. DataError for a token outside the vocabulary."""
+        """x [D, BS] = rows of the embedding. DataError for a token outside the vocabulary."""
         largest, smallest = int(tokens.max()), int(tokens.min())
         if largest >= self.spec.vocabulary or smallest < 0:
             bad = largest if largest >= self.spec.vocabulary else smallest
@@ -77,7 +77,7 @@ class Embedding:
             arithmetic.embedding_forward(self.context, weights["embedding"], tokens, x)
 
     def embed_backward(self, tokens: Tokens, dx: Array, gradients: Arena) -> None:
-        """Adds dx [D, S] to the rows of the embedding's gradient, if it has one."""
+        """Adds dx [D, BS] to the rows of the embedding's gradient, if it has one."""
         if "embedding" not in gradients:
             return
         with self.timings.measure("elementwise"):
@@ -85,18 +85,18 @@ class Embedding:
 
 
 class CpuHead:
-    """Owns the buffers of the head for one sequence."""
+    """Owns the buffers of the head for one evaluation."""
 
-    def __init__(self, spec: ModelSpec, sequence: int, context: Context, timings: Timings) -> None:
+    def __init__(self, spec: ModelSpec, columns: int, context: Context, timings: Timings) -> None:
         self.spec, self.context, self.timings = spec, context, timings
         self.classifier = classifier_name(spec)
-        self.normalized = np.zeros((spec.dim, sequence), np.float32)
-        self.inverse_rms = np.zeros(sequence, np.float32)
-        self.tile = tile_positions(spec.vocabulary, sequence)
+        self.normalized = np.zeros((spec.dim, columns), np.float32)
+        self.inverse_rms = np.zeros(columns, np.float32)
+        self.tile = tile_positions(spec.vocabulary, columns)
         self.tile_logits = np.zeros((self.tile, spec.vocabulary), np.float32)
 
     def logits(self, x: Array, weights: Arena) -> Array:
-        """Logits [S, V] of x [D, S]."""
+        """Logits [BS, V] of x [D, BS]."""
         self.normalize(x, weights)
         return np.concatenate(
             [self.logits_of(*bounds, weights).copy() for bounds in self._tiles(x.shape[1])]
@@ -107,7 +107,7 @@ class CpuHead:
             yield start, min(start + self.tile, positions)
 
     def normalize(self, x: Array, weights: Arena) -> None:
-        """The final norm of x [D, S], kept for the tiles."""
+        """The final norm of x [D, BS], kept for the tiles."""
         with self.timings.measure("elementwise"):
             arithmetic.rmsnorm_forward(
                 self.context,
@@ -144,7 +144,7 @@ class CpuHead:
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, S] of scale * its sum; adds to what gradients there are."""
+        """The loss and dx [D, BS] of scale * its sum; adds to what gradients there are."""
         self.normalize(x, weights)
         dnormalized = np.empty_like(x)
         total = 0.0

@@ -6,12 +6,14 @@ Also how x is staged for the programs that hold a norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
+from ane_train.programs import LayerShape
 from ane_train.train.bound import BoundProgram
 
 if TYPE_CHECKING:
@@ -38,12 +40,25 @@ def norm_scale(x: Array, epsilon: float) -> float:
     return fitting_scale(x, math.floor(math.log2(_LARGEST_EPSILON / epsilon) / 2))
 
 
-def stage_residual(program: BoundProgram, x: Array, epsilon: float) -> float:
-    """Stages x [D, S], scaled to fit fp16, and the epsilon that goes with the scale; the scale."""
-    scale = norm_scale(x, epsilon)
-    program.stage("x", x, scale=scale)
-    program.stage("epsilon", np.full((1, x.shape[1]), epsilon * scale**2, np.float32))
-    return scale
+def sequences(x: Array, shape: LayerShape) -> Iterator[tuple[int, Array]]:
+    """The first column of each sequence in x [C, BS], and its part [C, S] of x."""
+    for column in range(0, x.shape[1], shape.sequence):
+        yield column, x[:, column : column + shape.sequence]
+
+
+def stage_residual(program: BoundProgram, x: Array, shape: LayerShape) -> list[float]:
+    """Stages x [D, BS], each sequence scaled to fit fp16, and the epsilon that goes with the scale.
+
+    Returns the scale of each sequence: a large value in one costs no other its small ones.
+    """
+    scales, epsilon = [], shape.norm_epsilon
+    for column, part in sequences(x, shape):
+        scale = norm_scale(part, epsilon)
+        fitting = np.full((1, part.shape[1]), epsilon * scale**2, np.float32)
+        program.stage("x", part, scale=scale, column=column)
+        program.stage("epsilon", fitting, column=column)
+        scales.append(scale)
+    return scales
 
 
 class NormBackward(Protocol):
@@ -59,11 +74,11 @@ class NormBackward(Protocol):
         ...
 
     def feed(self, x: Array) -> None:
-        """Stages what the backward program needs of the block's input x [D, S]."""
+        """Stages what the backward program needs of the block's input x [D, BS]."""
         ...
 
     def backward(self, x: Array, dx: Array, weights: Arena, gradients: Arena) -> None:
-        """Adds to dx [D, S] what came through the block and its norm, after the evaluation."""
+        """Adds to dx [D, BS] what came through the block and its norm, after the evaluation."""
         ...
 
 
@@ -105,16 +120,17 @@ class EngineNorm:
 
     def __init__(self, block: ResidualBlock) -> None:
         self._shared, self._programs = block.shared, block.programs
-        self._scale = 1.0
+        self._scales: list[float] = []
         self.gains = (block.kind.norm,)
 
     def feed(self, x: Array) -> None:
         """x and epsilon."""
         with self._shared.timings.measure("io"):
-            epsilon = self._shared.shape.norm_epsilon
-            self._scale = stage_residual(self._programs.backward, x, epsilon)
+            self._scales = stage_residual(self._programs.backward, x, self._shared.shape)
 
     def backward(self, x: Array, dx: Array, weights: Arena, gradients: Arena) -> None:
         """The gain's gradient is left to whoever sums over positions."""
+        program, parts = self._programs.backward, sequences(dx, self._shared.shape)
         with self._shared.timings.measure("io"):
-            self._programs.backward.read("dx", dx, alpha=self._scale, beta=1.0)
+            for (column, part), scale in zip(parts, self._scales, strict=True):
+                program.read("dx", part, alpha=scale, beta=1.0, column=column)

@@ -20,10 +20,12 @@ from ane_train.interop.run_source import lora_of_run, model_of_run, residual_sca
 from ane_train.interop.source import WeightSource, open_source
 from ane_train.mil import verify
 from ane_train.model.adapters import Lora
+from ane_train.model.layer import layer_shape
 from ane_train.model.memory import available, estimate
 from ane_train.model.parameters import matching, parameters
 from ane_train.model.spec import ModelSpec, load_model
 from ane_train.model.spec import to_toml as to_model_file
+from ane_train.programs import LayerShape, sequences_per_evaluation
 from ane_train.storage.checkpoint import read_state, require_model
 from ane_train.storage.checkpoint_store import CheckpointStore
 from ane_train.storage.run_folder import Resumed, RunFolder, create, find
@@ -104,7 +106,7 @@ def _step(stack: ExitStack, asked: _Run, engine: Engine) -> TrainingStep:
         engine,
         _sequence(config),
         residual_scale=residual_scale(config, spec),
-        pipeline=PipelineOptions(config.pipeline, config.engine_extras, config.delta),
+        pipeline=_pipeline(config, spec),
         lora=asked.lora,
     )
     stack.callback(step.close)
@@ -187,6 +189,18 @@ def _sequence(config: RunConfig) -> int:
     return config.seq
 
 
+def _evaluation(config: RunConfig, spec: ModelSpec) -> LayerShape:
+    """A layer with as many sequences of a micro-batch side by side as the chip takes."""
+    shape, static = layer_shape(spec, _sequence(config)), config.pipeline == "static"
+    sequences = sequences_per_evaluation(shape, config.batch_size, config.chip, static=static)
+    return replace(shape, batch=sequences)
+
+
+def _pipeline(config: RunConfig, spec: ModelSpec) -> PipelineOptions:
+    sequences = _evaluation(config, spec).batch
+    return PipelineOptions(config.pipeline, config.engine_extras, config.delta, sequences)
+
+
 def _refusals(step: TrainingStep, engine: Engine) -> list[str]:
     """What an ANE would refuse as far as is known, unless a --chip held."""
     if engine.name == "ane" or engine.chip is not None:
@@ -242,7 +256,7 @@ def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes that a run of `config` takes."""
     return estimate(
         spec,
-        _sequence(config),
+        _evaluation(config, spec),
         config.numerics,
         config.pipeline,
         extras=config.engine_extras,
@@ -258,8 +272,8 @@ def check_memory(config: RunConfig, spec: ModelSpec) -> int:
         limit = "is free" if config.max_memory is None else "is allowed (--max-memory)"
         raise MemoryLimitError(
             f"training {spec.name} with --seq {config.seq} needs {needed / 2**30:.1f} GiB of "
-            f"memory, {there / 2**30:.1f} GiB {limit}; use a smaller model, a smaller --seq or "
-            "--compact-vocab"
+            f"memory, {there / 2**30:.1f} GiB {limit}; use a smaller model, a smaller --seq, a "
+            "smaller --batch-size with more --accum, or --compact-vocab"
         )
     return there
 

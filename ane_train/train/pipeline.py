@@ -19,12 +19,13 @@ class PipelineOptions:
     """How weights reach the programs: "dynamic" as inputs, "static" as constants.
 
     With "static" only: extras puts head and norm backward on the engine; delta replaces the
-    weights of compiled programs.
+    weights of compiled programs. sequences: how many lie side by side in an evaluation.
     """
 
     kind: str = "dynamic"
     extras: bool = False
     delta: bool = False
+    sequences: int = 1
 
 
 class BlockPrograms(Protocol):
@@ -41,15 +42,15 @@ class BlockPrograms(Protocol):
         ...
 
     def feed(self, x: Array, weights: Arena) -> None:
-        """Stages the residual stream x [D, S] for the forward program, normalised by whoever."""
+        """Stages the residual stream x [D, BS] for the forward program, normalised by whoever."""
         ...
 
     def inverse_rms(self, x: Array, weights: Arena) -> Array:
-        """1 / rms of the columns of x [D, S], which is what was fed last; [S]."""
+        """1 / rms of the columns of x [D, BS], which is what was fed last; [BS]."""
         ...
 
     def normalized(self) -> Place:
-        """The normalised activations [D, S] as the matrices were applied to them."""
+        """The normalised activations [D, BS] as the matrices were applied to them."""
         ...
 
 

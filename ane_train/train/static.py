@@ -121,7 +121,7 @@ class CompiledBlock:
         """Stages x, scaled to fit fp16, and the epsilon that goes with the scale."""
         forward = self.forward
         with self.shared.timings.measure("io"):
-            stage_residual(forward, x, self.shared.shape.norm_epsilon)
+            stage_residual(forward, x, self.shared.shape)
 
     def inverse_rms(self, x: Array, weights: Arena) -> Array:
         """Computed again: the program keeps its own to itself."""

@@ -8,7 +8,7 @@ With LoRA only the adapters have gradients and moments, and weights are made fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite, sqrt
@@ -67,6 +67,7 @@ class TrainingStep:
         lora: Lora | None = None,
     ) -> None:
         self.spec, self.engine, self.sequence = spec, engine, sequence
+        self.sequences = pipeline.sequences
         self.residual_scale = float(residual_scale)
         output_scale = 1.0 if residual_scale != 1.0 else (2 * spec.layers) ** -0.5
         self.table: tuple[Parameter, ...] = parameters(spec, output_scale)
@@ -80,7 +81,7 @@ class TrainingStep:
         self.timings = Timings()
         self.worker = GradientWorker()
         self.embedding = Embedding(spec, engine.context, self.timings)
-        shape = layer_shape(spec, sequence)
+        shape = layer_shape(spec, sequence, pipeline.sequences)
         alpha = self.residual_scale
         shared = BlockContext(
             engine,
@@ -125,9 +126,23 @@ class TrainingStep:
                 self.adapters.merge(layer, self.weights)
         refresh(layer)
 
+    def _evaluations(self, inputs: Tokens, targets: Tokens) -> Iterator[tuple[Tokens, Tokens]]:
+        """Tokens and targets [BS] of each evaluation, of inputs and targets of any number.
+
+        The last evaluation is filled up with a sequence of which no target counts.
+        """
+        size = self.sequences
+        for start in range(0, len(inputs), size):
+            given, wanted = inputs[start : start + size], targets[start : start + size]
+            missing = size - len(given)
+            if missing:
+                given = np.concatenate([given, np.repeat(given[:1], missing, axis=0)])
+                wanted = np.concatenate([wanted, np.full_like(given[:missing], -1)])
+            yield np.ascontiguousarray(given).ravel(), np.ascontiguousarray(wanted).ravel()
+
     def activations(self, tokens: Tokens) -> Array:
-        """Residual stream [D, S] after the last layer, of S tokens."""
-        x = np.empty((self.spec.dim, self.sequence), np.float32)
+        """Residual stream [D, BS] after the last layer, of tokens [BS]."""
+        x = np.empty((self.spec.dim, len(tokens)), np.float32)
         self.embedding.embed(tokens, self.weights, x)
         for block in self.blocks:
             block.forward(x, self.weights)
@@ -135,16 +150,17 @@ class TrainingStep:
 
     def logits(self, tokens: Tokens) -> Array:
         """Logits [S, V] of one sequence, whole in memory: for tests and short texts."""
-        return self.head.logits(self.activations(tokens), self.weights)
+        filled, _ = next(self._evaluations(tokens[None], tokens[None]))
+        return self.head.logits(self.activations(filled), self.weights)[: self.sequence]
 
     def evaluate(self, inputs: Tokens, targets: Tokens, counted: float | None = None) -> float:
-        """Mean loss in nats of inputs [B, S] against targets [B, S]; nothing is trained.
+        """Mean loss in nats of inputs [N, S] against targets [N, S]; nothing is trained.
 
         The sum is divided by `counted`, the number of targets that count unless given.
         """
         losses = [
-            self.head.loss(self.activations(sequence), target, self.weights)
-            for sequence, target in zip(inputs, targets, strict=True)
+            self.head.loss(self.activations(tokens), wanted, self.weights)
+            for tokens, wanted in self._evaluations(inputs, targets)
         ]
         counted = counted or max(1, sum(loss.count for loss in losses))
         return sum(loss.total for loss in losses) / counted
@@ -156,7 +172,7 @@ class TrainingStep:
         loss_scale: float = 1.0,
         counted: float | None = None,
     ) -> float:
-        """Mean loss of inputs [B, S]; adds the gradients of loss_scale times it.
+        """Mean loss of inputs [N, S]; adds the gradients of loss_scale times it.
 
         The sum is divided by `counted`, the number of targets that count unless given: with that
         of all micro-batches of a step divided by how many they are, the mean over them is that
@@ -164,15 +180,15 @@ class TrainingStep:
         """
         counted = counted or max(1, int((targets >= 0).sum()))
         total = 0.0
-        for sequence, target in zip(inputs, targets, strict=True):
-            x = self.activations(sequence)
+        for tokens, wanted in self._evaluations(inputs, targets):
+            x = self.activations(tokens)
             loss, dx = self.head.loss_and_gradient(
-                x, target, loss_scale / counted, self.weights, self.gradients
+                x, wanted, loss_scale / counted, self.weights, self.gradients
             )
             total += loss.total
             for block in reversed(self.blocks):
                 block.backward(dx, self.weights, self.gradients)
-            self.embedding.embed_backward(sequence, dx, self.gradients)
+            self.embedding.embed_backward(tokens, dx, self.gradients)
             with self.timings.measure("blas"):
                 self.worker.join()
         return total / counted
