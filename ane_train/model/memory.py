@@ -69,14 +69,14 @@ def estimate(
     constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
     outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
-    widest = max(program.input.elements for program in programs)
-    copies = size < 4 and not reads_halves()
+    widest = max(program.output.elements for program in programs)
+    copies = pipeline == "dynamic" and size < 4 and not reads_halves()
     residuals = 2 * spec.layers * (spec.dim + 1) * shape.columns
     parts = {
         **_trained(spec, lora),
         "staged inputs": size * inputs * spec.layers,
         "outputs kept for the backward pass": size * outputs,
-        "fp32 copies of staged weights": 4 * inputs * spec.layers if copies else 0,
+        "fp32 copies of staged weights": 4 * 2 * _matrices(spec) if copies else 0,
         "constants of programs (fp32)": 4
         * constants
         * (spec.layers if pipeline == "static" else 1),
@@ -86,7 +86,8 @@ def estimate(
         + size * max((value.type.elements for p in head for value in _filed(p)), default=0),
         "residual stream": 4 * residuals,
         "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, shape.columns),
-        "scratch": 4 * (8 * shape.heads * shape.columns * shape.sequence + 4 * widest),
+        "scratch": 4 * (4 * shape.heads * shape.columns * shape.sequence + 2 * widest),
+        "factors of gradients": 4 * 4 * (spec.dim + shape.query + shape.ffn) * shape.columns,
         "scratch of the head": 12 * max((p.output.elements for p in head), default=0),
         "process": _PROCESS,
     }
@@ -103,6 +104,11 @@ def _trained(spec: ModelSpec, lora: Lora | None) -> dict[str, int]:
         "matrices beside the adapters (fp32)": 4 * sum(each.matrix.size for each in found),
         "adapters, gradients, two moments (fp32)": 16 * sum(e.a.size + e.b.size for e in found),
     }
+
+
+def _matrices(spec: ModelSpec) -> int:
+    """Elements of the matrices of all layers."""
+    return sum(p.size for p in parameters(spec) if p.layer is not None and p.decays)
 
 
 def shapes_alone(spec: ModelSpec, norm_backward: bool) -> Constants:
