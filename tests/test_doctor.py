@@ -92,9 +92,12 @@ def test_no_report_tells_whose_machine_it_is(
 
 
 def test_another_model_needs_other_ops(here: tuple[Done, dict[str, Any]], tmp_path: Path) -> None:
-    done, report = reported(tmp_path, "--engine", "cpu", "--model", "stories15m", "--seq", 64)
+    done, report = reported(
+        tmp_path, "--engine", "cpu", "--model", "stories15m", "--seq", 64, "--batch-size", 2
+    )
     assert done.returncode == 0
-    assert (report["model"], report["sequence"]) == ("stories15m", 64)
+    assert (report["model"], report["sequence"], report["batch"]) == ("stories15m", 64, 2)
+    assert "programs of stories15m at 2 x 64" in done.stdout
     assert set(verdicts(report, "program").values()) == {"ok"}
     needs = [
         {case["name"] for case in each["cases"] if case["group"] == "op" and case["needed"]}

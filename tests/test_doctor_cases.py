@@ -135,6 +135,19 @@ def test_every_case_holds_on_the_software_engine(case: Case, context: Context) -
     assert found.surface_bytes
 
 
+def side_by_side() -> list[Case]:
+    cases = Subject(Settings(model="tiny", batch=3)).cases
+    return [case for case in cases if case.group in (PROGRAM, STATIC)]
+
+
+@pytest.mark.parametrize("case", side_by_side(), ids=lambda case: f"{case.group}-{case.name}")
+def test_programs_of_a_batch_hold_on_the_software_engine(case: Case, context: Context) -> None:
+    assert case.blocks is not None
+    assert {block.columns for block in case.blocks.blocks.values()} == {3 * TINY.sequence}
+    found = try_case(case, Bench(context))
+    assert found.verdict == "ok", found.text
+
+
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.group != HAZARD], ids=lambda c: c.name
 )

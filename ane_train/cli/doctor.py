@@ -39,6 +39,14 @@ _STYLES = {
 @click.option("--model", default="tiny", show_default=True, help="whose programs are tried")
 @click.option("--seq", type=click.IntRange(min=1), help="tokens per sequence; default: the model's")
 @click.option(
+    "--batch-size",
+    "batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="of a run whose programs are tried",
+)
+@click.option(
     "--json",
     "json_file",
     metavar="FILE",
@@ -58,6 +66,7 @@ def command(
     ctx: click.Context,
     model: str,
     seq: int | None,
+    batch: int,
     json_file: str | None,
     engine: str,
     quick: bool,
@@ -77,7 +86,7 @@ def command(
     if json_file is not None and json_file != "-":
         require_place(Path(json_file))
     profiles = default_cache()
-    settings = Settings(engine, model, seq or 0, 0, driver, str(profiles), quick)
+    settings = Settings(engine, model, seq or 0, 0, driver, str(profiles), quick, batch)
     with ExitStack() as stack:
         report = examine(settings, _Bar(stack).update)
     saved = _save_profile(report, profiles)

@@ -68,6 +68,7 @@ def examine(settings: Settings, progress: Progress = lambda *_: None) -> Report:
         cases=found.cases,
         dispatch=found.dispatch,
         dispatch_ms=found.dispatch_ms or {},
+        batch=settings.batch,
     )
 
 

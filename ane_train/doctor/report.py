@@ -89,7 +89,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. compared_with: what the cases' results were held against."""
+    """Everything. compared_with: what the cases' results were held against.
+
+    batch: sequences of the micro-batch whose programs were tried, of `sequence` tokens each.
+    """
 
     schema: int
     machine: Facts
@@ -101,6 +104,7 @@ class Report:
     cases: tuple[Found, ...]
     dispatch: str = ""
     dispatch_ms: Mapping[str, float] = field(default_factory=dict)
+    batch: int = 1
 
     @property
     def tried_ane(self) -> bool:

@@ -145,7 +145,10 @@ def _questions(title: str, cases: list[Found], report: Report) -> Section:
 
 
 def _programs(kind: str, report: Report, group: str) -> Section:
-    title = f"{kind} programs of {report.model} at {report.sequence} tokens"
+    size = (
+        f"{report.sequence} tokens" if report.batch == 1 else f"{report.batch} x {report.sequence}"
+    )
+    title = f"{kind} programs of {report.model} at {size}"
     notes = {
         PROGRAM: (
             "dynamic: weights are inputs; what training uses unless told --pipeline static",

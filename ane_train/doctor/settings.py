@@ -21,6 +21,7 @@ from ane_train.programs import (
     classifier,
     final_norm_backward,
     layer_programs,
+    sequences_per_evaluation,
     softmax,
     split_vocabulary,
 )
@@ -33,7 +34,8 @@ _SEED = 4
 class Settings:
     """engine: "auto", "ane" or "cpu"; sequence: 0 for the model's own; profiles: a folder.
 
-    quick: whether the engine is chosen and nothing else is tried.
+    quick: whether the engine is chosen and nothing else is tried. batch: sequences of a
+    micro-batch, of which programs take as many side by side as any chip allows.
     """
 
     engine: str = "auto"
@@ -43,6 +45,7 @@ class Settings:
     driver: str | None = None
     profiles: str | None = None
     quick: bool = False
+    batch: int = 1
 
     @property
     def options(self) -> EngineOptions:
@@ -72,24 +75,26 @@ class Subject:
     def __init__(self, settings: Settings) -> None:
         self.spec: ModelSpec = load_model(settings.model)
         self.sequence = settings.sequence or self.spec.sequence
+        self._batch = settings.batch
 
     @cached_property
     def programs(self) -> tuple[LayerProgram, ...]:
         """The programs that a run of the model would compile."""
-        return layer_programs(self._shape)
+        return layer_programs(self._shape(static=False))
 
     @cached_property
     def static(self) -> tuple[LayerProgram, ...]:
         """The same with fresh weights as constants, and those that --engine-extras adds."""
         values = self._weights()
-        layer = layer_programs(self._shape, Constants(values))
-        through_norm = layer_programs(self._shape, Constants(values, norm_backward=True))
+        shape = self._shape(static=True)
+        layer = layer_programs(shape, Constants(values))
+        through_norm = layer_programs(shape, Constants(values, norm_backward=True))
         backward = [
             replace(layout, name=f"{layout.name} with norm")
             for layout in through_norm
             if layout.name.endswith("backward")
         ]
-        return (*layer, *backward, *self._head(values))
+        return (*layer, *backward, *self._head(values, shape))
 
     def _weights(self) -> Mapping[str, Array]:
         """Those of one layer and of the head, with the rows of one part of the vocabulary.
@@ -102,16 +107,18 @@ class Subject:
         initialize(weights, rows, _SEED)
         return {name.removeprefix("layers.0."): view for name, view in weights.views.items()}
 
-    def _head(self, values: Mapping[str, Array]) -> Iterator[LayerProgram]:
+    def _head(self, values: Mapping[str, Array], shape: LayerShape) -> Iterator[LayerProgram]:
         matrix = values.get("classifier", values["embedding"])
         constants = {"norm": values["norm"], "classifier": matrix}
-        logits = classifier(self._shape, Constants(constants))
+        logits = classifier(shape, Constants(constants))
         yield from (logits, softmax(logits.output))
-        yield final_norm_backward(self._shape, Constants({"norm": values["norm"]}))
+        yield final_norm_backward(shape, Constants({"norm": values["norm"]}))
 
-    @property
-    def _shape(self) -> LayerShape:
-        return layer_shape(self.spec, self.sequence)
+    def _shape(self, *, static: bool) -> LayerShape:
+        """That of a run which names no chip."""
+        shape = layer_shape(self.spec, self.sequence)
+        sequences = sequences_per_evaluation(shape, self._batch, None, static=static)
+        return replace(shape, batch=sequences)
 
     @cached_property
     def cases(self) -> list[Case]:
