@@ -88,7 +88,7 @@ def test_a_step_evaluates_stages_and_compiles_what_the_plan_says(
         model = str(path)
     spec = load_model(model)
     engine = open_engine(EngineOptions("cpu", "fp16"))
-    options = PipelineOptions(pipeline, extras)
+    options = PipelineOptions(pipeline, extras, sequences=2)
     step = TrainingStep(spec, engine, spec.sequence, pipeline=options)
     step.initialize(seed=0)
     tokens = np.random.default_rng(0).integers(0, spec.vocabulary, (2, spec.sequence + 1))

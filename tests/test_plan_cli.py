@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from test_mistakes import assert_one_line
 
 from ane_train.cli.plan import table_lines
 from ane_train.errors import ExitCode
+from ane_train.model.layer import layer_shape
 from ane_train.model.spec import load_model
 from ane_train.plan.machines import get_machine
 from ane_train.plan.ours import PlanOptions, step_plan
 from ane_train.plan.predict import Prediction, predict
 from ane_train.plan.report import Table, tables, to_json
 from ane_train.plan.work import CATEGORIES
+from ane_train.programs import sequences_per_evaluation
 
 STATIC = PlanOptions("static", True, 2, 3)
 
@@ -56,11 +59,26 @@ def test_the_parts_of_a_prediction_add_up(options: PlanOptions) -> None:
 
 
 def test_more_sequences_cost_in_proportion_but_for_the_update() -> None:
-    one, six = prediction(PlanOptions()), prediction(PlanOptions(batch_size=2, accum=3))
+    one, six = prediction(PlanOptions()), prediction(PlanOptions(accum=6))
     assert six.plan.evaluations == 6 * one.plan.evaluations
     assert six.sequence == pytest.approx(one.sequence)
     update = one.total - one.sequence
     assert six.total == pytest.approx(6 * one.sequence + update)
+
+
+@pytest.mark.parametrize("pipeline", ["dynamic", "static"])
+def test_sequences_side_by_side_are_dispatched_together(pipeline: str) -> None:
+    one, four = (prediction(PlanOptions(pipeline, batch_size=batch)) for batch in (1, 4))
+    assert four.plan.evaluations == one.plan.evaluations
+    assert four.plan.flops == pytest.approx(4 * one.plan.flops, rel=1e-6)
+    assert four.sequence < one.sequence
+    many = prediction(PlanOptions(pipeline, batch_size=100, accum=2), chip="m1-max")
+    assert many.plan.sequences == 200
+    widest = sequences_per_evaluation(
+        layer_shape(load_model("stories110m"), 256), 100, "m1", static=pipeline == "static"
+    )
+    assert many.plan.passes == 2 * math.ceil(100 / widest) < 200
+    assert many.plan.passes > 2
 
 
 def test_json_goes_to_stdout_alone_and_the_text_to_stderr(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ write. Letters as in `programs.shape`, and V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from ane_train import mil
@@ -18,7 +18,13 @@ from ane_train.model.memory import head_programs, shapes_alone, tile_positions, 
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
 from ane_train.plan.work import GRADIENTS, MAIN, Evaluation, Row, StepPlan, Work
-from ane_train.programs import Block, LayerProgram, layer_programs
+from ane_train.programs import (
+    Block,
+    LayerProgram,
+    LayerShape,
+    layer_programs,
+    sequences_per_evaluation,
+)
 from ane_train.programs.blocks import KINDS, BlockKind
 
 _FP16, _FP32 = 2, 4
@@ -42,7 +48,8 @@ def step_plan(spec: ModelSpec, sequence: int, options: PlanOptions, chip: str) -
     """Everything that one optimizer step does. ConfigError for options that do not go together."""
     if options.extras and options.pipeline != "static":
         raise ConfigError("--engine-extras needs --pipeline static")
-    layer = _Layer.of(spec, sequence, options)
+    shape = _shape(spec, sequence, options, chip)
+    layer = _Layer.of(spec, shape, options)
     head = _engine_head(layer, chip) if options.extras else list(_cpu_head(layer))
     rows = [Row("embedding", "forward", 1, (Work("strided", layer.residual),))]
     rows += [layer.forward(kind) for kind in KINDS]
@@ -55,7 +62,16 @@ def step_plan(spec: ModelSpec, sequence: int, options: PlanOptions, chip: str) -
     compiles = len(layer.programs) * spec.layers + (parts if options.extras else 0)
     title = f"{spec.name}, {options.pipeline}" + (" with engine extras" if options.extras else "")
     sequences = options.batch_size * options.accum
-    return StepPlan(title, tuple(rows), sequences, sequence, compiles if is_static else 0)
+    passes = options.accum * ceil(options.batch_size / shape.batch)
+    compiles = compiles if is_static else 0
+    return StepPlan(title, tuple(rows), sequences, sequence, compiles, passes)
+
+
+def _shape(spec: ModelSpec, sequence: int, options: PlanOptions, chip: str) -> LayerShape:
+    """A layer with as many sequences of a micro-batch side by side as the chip takes."""
+    shape, static = layer_shape(spec, sequence), options.pipeline == "static"
+    sequences = sequences_per_evaluation(shape, options.batch_size, chip, static=static)
+    return replace(shape, batch=sequences)
 
 
 def flops(program: mil.Program) -> float:
@@ -99,28 +115,28 @@ class _Layer:
     """A layer's programs by name, and what surrounds them."""
 
     spec: ModelSpec
-    sequence: int
+    shape: LayerShape
     programs: dict[str, LayerProgram]
     static: bool
     extras: bool
 
     @classmethod
-    def of(cls, spec: ModelSpec, sequence: int, options: PlanOptions) -> _Layer:
+    def of(cls, spec: ModelSpec, shape: LayerShape, options: PlanOptions) -> _Layer:
         static = options.pipeline == "static"
         constants = shapes_alone(spec, options.extras) if static else None
-        programs = layer_programs(layer_shape(spec, sequence), constants)
+        programs = layer_programs(shape, constants)
         named = {program.name: program for program in programs}
-        return cls(spec, sequence, named, static, options.extras)
+        return cls(spec, shape, named, static, options.extras)
 
     @property
     def residual(self) -> int:
-        """Elements of the residual stream, D * S."""
-        return self.spec.dim * self.sequence
+        """Elements of the residual stream, D * BS."""
+        return self.spec.dim * self.shape.columns
 
     @property
     def fed(self) -> int:
         """Elements that are staged for a program with a norm: the residual stream, and epsilon."""
-        return self.residual + self.sequence
+        return self.residual + self.shape.columns
 
     def forward(self, kind: BlockKind) -> Row:
         """x is kept, normalised by either side, staged; y is added to it."""
@@ -171,7 +187,7 @@ class _Layer:
 
     def _gradients(self, kind: BlockKind) -> Iterator[Work]:
         """Both factors as fp32, and their product added to the gradient; gains summed."""
-        s = self.sequence
+        s = self.shape.columns
         for weight in kind.weights:
             left, right = (self._rows(kind, path) for path in (weight.left, weight.right))
             yield Work("convert", _CONVERT * (left + right) * s, GRADIENTS)
@@ -193,7 +209,7 @@ class _Layer:
 
 def _cpu_head(layer: _Layer) -> Iterator[Row]:
     """Norm, classifier in tiles of positions, loss, all in fp32."""
-    v, x, s = layer.spec.vocabulary, layer.residual, layer.sequence
+    v, x, s = layer.spec.vocabulary, layer.residual, layer.shape.columns
     tiles = ceil(s / tile_positions(v, s))
     classifier = (
         Work("blas", 3 * 2 * v * x),
@@ -209,10 +225,10 @@ def _cpu_head(layer: _Layer) -> Iterator[Row]:
 
 def _engine_head(layer: _Layer, chip: str) -> list[Row]:
     """Norm, classifier and softmax in parts of the vocabulary on the engine; the rest in tiles."""
-    spec, s, x = layer.spec, layer.sequence, layer.residual
+    spec, s, x = layer.spec, layer.shape.columns, layer.residual
     most = mil.most_channels(chip)
     rows = []
-    for program in head_programs(spec, layer_shape(spec, s), most):
+    for program in head_programs(spec, layer.shape, most):
         staged = {"softmax": 0, "classifier": layer.fed}.get(program.name, layer.fed + x)
         works: tuple[Work, ...] = (
             Work("elementwise", _SCAN * staged),

@@ -105,8 +105,8 @@ def predict(plan: StepPlan, machine: Machine) -> Prediction:
     rows = tuple(_row_time(plan, row, machine) for row in plan.rows)
     phases = tuple(_phase_time(name, rows) for name in PHASES)
     compiled = plan.compiles * machine.compile.value
-    sequences = sum(phase.total for phase in phases if phase.name != "update")
-    waiting = max(0.0, compiled - sequences / plan.sequences)
+    passes = sum(phase.total for phase in phases if phase.name != "update")
+    waiting = max(0.0, compiled - passes / plan.passes)
     return Prediction(plan, machine, rows, phases, compiled, waiting)
 
 

@@ -60,6 +60,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         "chip": machine.name,
         "sequence": plan.sequence,
         "sequences": plan.sequences,
+        "passes": plan.passes,
         "evaluations": plan.evaluations,
         "flops": plan.flops,
         "staged_bytes": plan.staged,
@@ -167,7 +168,7 @@ def _overlaps(prediction: Prediction) -> tuple[str, ...]:
             )
     if prediction.compile:
         notes.append(
-            f"{prediction.plan.compiles} programs are compiled beside the first sequence, "
+            f"{prediction.plan.compiles} programs are compiled beside the first pass, "
             f"which waits for them; a process compiles {prediction.machine.engine.compile_guard} "
             "at most, and starting another is not counted"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 MAIN, GRADIENTS = "main", "gradients"
-# Phases of one sequence, in their order; "update" happens once in a step.
+# Phases of one pass, in their order; "update" happens once in a step.
 PHASES = ("forward", "head", "backward", "update")
 CATEGORIES = ("engine", "copies", "blas", "elementwise")
 # What a kind of work is shown as. Units: bytes read and written; FLOP for "blas"; elements for
@@ -57,7 +57,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is done `times` times in a phase of a sequence; in "update", of a step."""
+    """What is done `times` times in a phase of a pass; in "update", of a step."""
 
     name: str
     phase: str
@@ -68,17 +68,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """All of a step of `sequences` sequences of S tokens, and how many programs it compiles."""
+    """All of a step of `sequences` sequences of S tokens, and how many programs it compiles.
+
+    passes: how often it goes forward and backward, with several sequences side by side.
+    """
 
     title: str
     rows: tuple[Row, ...]
     sequences: int = 1
     sequence: int = 256
     compiles: int = 0
+    passes: int = 1
 
     def times(self, row: Row) -> int:
         """How often a row happens in the step."""
-        return row.times * (1 if row.phase == "update" else self.sequences)
+        return row.times * (1 if row.phase == "update" else self.passes)
 
     @property
     def evaluations(self) -> int:
