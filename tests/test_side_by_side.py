@@ -233,3 +233,15 @@ def test_a_run_with_a_batch_is_one_that_accumulates(tmp_path: Path, flags: tuple
     for name, array in theirs.items():
         if name.startswith("first_moment") and array.any():
             assert relative_error(ours[name], array) < 1e-4, name
+
+
+def test_a_run_whose_batch_is_too_wide_is_cut(tmp_path: Path) -> None:
+    shape = layer_shape(load_model("tiny"), 16)
+    assert sequences_per_evaluation(shape, 300, None, static=False) == 150
+    common = ("--model", "tiny", "--seq", 16, "--numerics", "fp32", "--steps", 2, "--lr", 1e-3)
+    common = (*common, "--eval-every", 0, "--out", "run")
+    cut = trained(tmp_path, *common, "--batch-size", 300).rename(tmp_path / "cut")
+    small = trained(tmp_path, *common, "--batch-size", 100, "--accum", 3)
+    assert [loss for _, loss in losses(cut)] == pytest.approx(
+        [loss for _, loss in losses(small)], rel=1e-5
+    )
