@@ -308,8 +308,9 @@ def test_failures_and_exceptions_are_clean_under_sanitizers(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_bit(
-    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch: int, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, temporary = tmp_path / "report.json", tmp_path / "temporary"
     temporary.mkdir()
@@ -317,7 +318,7 @@ def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_b
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
     monkeypatch.setenv("ANE_STANDIN_REPORT", str(report))
-    settings = (*TINY, "--steps", 10, "--threads", 2, "--out", "run")
+    settings = (*TINY, "--steps", 10, "--batch-size", batch, "--threads", 2, "--out", "run")
     folders = [tmp_path / "software", tmp_path / "hardware"]
     for folder in folders:
         folder.mkdir()
