@@ -37,7 +37,7 @@ def test_greedy_tokens_with_the_cache_are_those_of_transformers(name: str) -> No
     assert len(set(ours)) > 2
 
 
-@pytest.mark.parametrize("numerics", ["fp32", "fp16"])
+@pytest.mark.parametrize("numerics", ["fp32", "fp16", "hazard"])
 @pytest.mark.parametrize("name", ["groups of 3 untied", "qk-norm"])
 def test_greedy_tokens_with_the_cache_are_those_of_whole_passes(name: str, numerics: str) -> None:
     """Without a cache: the training programs over the whole text for each token."""
