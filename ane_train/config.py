@@ -60,7 +60,8 @@ class RunConfig:
 
     model: str = _what(
         DEFAULT_MODEL,
-        "name of a model (`ane-train models` lists them) or path of a model file",
+        "name of a model (`ane-train models` lists them) or path of a model file; "
+        "in a run from --init what that was called",
         aliases=("weights", "hf-path", "base-model"),
     )
     init: str | None = _what(

@@ -17,8 +17,6 @@ def contradiction(config: RunConfig) -> str | None:
         return "--scratch starts anew and --resume goes on: give one of them"
     if config.scratch and config.init is not None:
         return "--scratch starts from random weights and --init from given ones: give one of them"
-    if config.init is not None and config.model != DEFAULT_MODEL:
-        return "the architecture is that of --init: leave out --model"
     if config.out is not None and config.resume is not None:
         return "a resumed run goes on in its own folder: leave out --out"
     if config.min_lr is not None and config.lr is not None and config.min_lr > config.lr:

@@ -21,6 +21,7 @@ from ane_train.errors import AneTrainError, CheckpointError, ModelError
 from ane_train.interop.source import open_source, tokenizer_of
 from ane_train.model.parameters import parameters
 
+MODELS = Path(__file__).resolve().parent.parent / "models"
 SHORT = ("--seq", "16", "--eval-batches", "1", "--eval-every", "0", "--warmup", "0")
 
 
@@ -62,6 +63,36 @@ def test_such_a_run_goes_on_without_what_it_started_from(model: Path, tmp_path: 
     assert exported.returncode == 0, exported.stderr
     tokenizer = (tmp_path / "out" / "tokenizer.json").read_bytes()
     assert tokenizer == BUILT_IN_TOKENIZER.read_bytes()
+
+
+NAMED = {
+    "a shipped model": (("--model", "tiny"), "tiny"),
+    "a model file": (("--model", "mine.toml"), "mine"),
+    "a folder of weights": (("--init", "Small-Model"), "Small-Model"),
+    "a run of a model file": (("--init", "first"), "mine"),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_run_is_called_after_its_model_before_and_after_it_is_resumed(
+    case: str, model: Path, tmp_path: Path
+) -> None:
+    start, name = NAMED[case]
+    shutil.copy(MODELS / "tiny.toml", tmp_path / "mine.toml")
+    if "first" in start:
+        trained(tmp_path, "--model", "mine.toml", *SHORT, "--steps", "1", "--out", "first")
+    begun = ane_train(tmp_path, *start, *SHORT, "--steps", "1", "--out", "run")
+    again = ane_train(tmp_path, "-c", "run/config.toml", "--out", "again")
+    resumed = ane_train(tmp_path, "--resume", "run", "--steps", "2")
+    for said in (begun, again, resumed):
+        assert said.returncode == 0, said.stderr
+        assert f"model     {name}, " in said.stdout
+    assert open_source(tmp_path / "run").spec.name == name
+    if start[0] == "--init":
+        assert f'\nmodel = "{name}"\n' in (tmp_path / "run" / "config.toml").read_text()
+        refused = ane_train(tmp_path, "--resume", "run", "--model", "tiny")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "a run from --init keeps its architecture: leave out --model" in refused.stderr
 
 
 def test_a_compacted_vocabulary_takes_the_rows_of_its_tokens(model: Path, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def run_config(parameters: Mapping[str, Any]) -> RunConfig:
     found = find(config.resume)
     saved = read_file(found.run.config)
     config = config_of(parameters, run_layer(saved.source, saved.values))
+    if config.init is not None and config.model != saved.values.get("model"):
+        raise ConfigError("a run from --init keeps its architecture: leave out --model")
     return dataclasses.replace(config, resume=str(found.checkpoint or found.run.path))
 
 

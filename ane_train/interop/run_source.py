@@ -121,11 +121,9 @@ def model_of_run(run: RunFolder, config: RunConfig) -> ModelSpec:
 
 
 def _model_name(config: RunConfig) -> str:
-    """The shipped model's, or that of the folder or file which --init named."""
-    if config.init is None:
-        return config.model
-    name = config.init.rstrip("/").rpartition("/")[2]
-    return name.removesuffix(".gguf").removesuffix(".bin")
+    """The shipped model's, the model file's, or what --init gave was called."""
+    is_file = config.init is None and config.model.endswith(".toml")
+    return Path(config.model).stem if is_file else config.model
 
 
 def residual_scale(config: RunConfig, spec: ModelSpec) -> float:

@@ -89,6 +89,7 @@ def _read(config: RunConfig, going_on: Path | None) -> _Run:
     config = _located(complete(config, dim=spec.dim, sequence=spec.sequence))
     if origin is not None:
         require_start(config, origin)
+        config = replace(config, model=spec.name)
     data, compaction = _data(config, spec, _tokenizer(config, resumed, origin))
     if compaction is not None:
         spec = replace(spec, vocabulary=compaction.size)
@@ -168,7 +169,7 @@ def _located(config: RunConfig) -> RunConfig:
         "tokenizer",
         "cache",
         "driver",
-        *(["model"] if config.model.endswith(".toml") else []),
+        *(["model"] if config.init is None and config.model.endswith(".toml") else []),
         *(["init"] if config.init and not config.init.startswith(PREFIX) else []),
     ]
     paths = {name: getattr(config, name) for name in names}

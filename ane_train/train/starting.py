@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ane_train.config import RunConfig
+from ane_train.config_rules import DEFAULT_MODEL
 from ane_train.data.files import find_inputs, writing
 from ane_train.data.tokenizer import BUILT_IN_TEXT
 from ane_train.errors import ConfigError, DataError
@@ -19,6 +20,8 @@ from ane_train.train.session import Session
 
 def require_start(config: RunConfig, origin: WeightSource) -> None:
     """Refuses what `origin` does not go with, before anything is allocated."""
+    if config.model not in (DEFAULT_MODEL, origin.spec.name):
+        raise ConfigError("the architecture is that of --init: leave out --model")
     if config.residual_scale == "deepnet" and not isinstance(origin, MaderixSource):
         raise ConfigError(
             f"the weights of {config.init} are of a model without a factor on its residual: leave "
