@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from weights_in import loaded, our_logits, same_weights, some_tokens, their_logits
 
-from ane_train.data.tokenizer import BUILT_IN_TOKENIZER
-from ane_train.errors import AneTrainError, ConfigError, ModelError
+from ane_train.data.tokenizer import BUILT_IN_TOKENIZER, load_tokenizer
+from ane_train.errors import AneTrainError, CheckpointError, ConfigError, ModelError
 from ane_train.interop.export import export
 from ane_train.interop.source import open_source, tokenizer_of
 from ane_train.model.parameters import parameters
+
+BUILT_IN = load_tokenizer(BUILT_IN_TOKENIZER)
 
 
 def exported(source: Path, out: Path, format_name: str, dtype: str = "f32") -> Path:
@@ -305,6 +308,41 @@ def test_llama2c_gets_a_tokenizer_whose_tokens_are_text(run: Path, tmp_path: Pat
     (tmp_path / "tokenizer.bin").write_bytes(content[:-3])
     with pytest.raises(AneTrainError, match=r"tokenizer\.bin has more than|truncated"):
         read_tokenizer_bin(tmp_path / "tokenizer.bin", size)
+
+
+@pytest.mark.parametrize("format_name", ["gguf", "llama2c"])
+def test_a_folder_that_was_exported_is_the_file_in_it(format_name: str, tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "a")
+    folder = exported(tmp_path / "a", tmp_path / "b", format_name)
+    (file,) = folder.iterdir()
+    assert same_weights(tmp_path / "a", folder)
+    assert open_source(folder).spec == open_source(file).spec
+    assert open_source(folder).spec.name == {"gguf": "a", "llama2c": "b"}[format_name]
+    assert tokenizer_of(open_source(folder)) is None
+    shutil.copy(BUILT_IN_TOKENIZER, folder / "tokenizer.json")
+    tokenizer = tokenizer_of(open_source(folder))
+    assert tokenizer is not None
+    assert tokenizer.encode("the whale").tolist() == BUILT_IN.encode("the whale").tolist()
+
+
+def test_the_tokenizer_in_a_file_counts_before_one_beside_it(run: Path, tmp_path: Path) -> None:
+    folder = exported(run, tmp_path / "b", "gguf")
+    companions = open_source(folder).companions
+    (folder / "tokenizer.json").write_text("{}")
+    assert open_source(folder).companions == companions
+
+
+def test_a_folder_with_several_files_of_weights_names_them(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "a")
+    folder = exported(tmp_path / "a", tmp_path / "b", "llama2c")
+    (folder / "b.gguf").touch()
+    (folder / "a.gguf").touch()
+    with pytest.raises(CheckpointError) as refused:
+        open_source(folder)
+    message = f"{folder} has several files of weights, a.gguf, b.gguf, model.bin: give one of them"
+    assert str(refused.value) == message
+    save_model("llama", folder)
+    assert same_weights(tmp_path / "a", folder)  # its safetensors are not in doubt
 
 
 MISTAKES = {

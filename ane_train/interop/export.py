@@ -17,6 +17,7 @@ import numpy as np
 from ane_train.errors import ConfigError, DiskError, ModelError
 from ane_train.interop.gguf_file import write_gguf
 from ane_train.interop.hugging_face import write_hugging_face
+from ane_train.interop.llama2c import FILE_NAME as LLAMA2C
 from ane_train.interop.llama2c import require_llama2c, write_llama2c
 from ane_train.interop.peft import write_peft
 from ane_train.interop.source import WeightSource, adapters_of, read_finite
@@ -65,7 +66,7 @@ def _llama2c(folder: Path, source: WeightSource, weights: Weights, dtype: str) -
     tokenizer = tokenizer_bin(source.companions, source.spec.vocabulary)
     if tokenizer is not None:
         durable.write_file(folder / "tokenizer.bin", tokenizer)
-    with open(folder / "model.bin", "xb") as file:
+    with open(folder / LLAMA2C, "xb") as file:
         write_llama2c(file, source.spec, weights)
 
 

@@ -67,6 +67,11 @@ class HuggingFaceSource:
         """Nothing is held open."""
 
 
+def has_safetensors(folder: Path) -> bool:
+    """Whether a folder holds weights of this format."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
 def open_hugging_face(folder: Path, name: str | None = None) -> HuggingFaceSource:
     """Checks all that can be said without reading the weights.
 

@@ -25,6 +25,7 @@ from ane_train.interop.tokenizer_bin import read_tokenizer_bin
 from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec, build_model
 
+FILE_NAME = "model.bin"
 MAGIC = 0x616B3432
 THETA, EPSILON = 10000.0, 1e-5
 
@@ -125,7 +126,8 @@ def _spec(path: Path, numbers: Sequence[int], shared: bool) -> ModelSpec:
     table |= {"head_size": dim // heads, "tied_embeddings": shared}
     table |= {"rope_theta": THETA, "norm_epsilon": EPSILON}
     try:
-        return build_model(path.stem, table, str(path))
+        name = path.resolve().parent.name if path.name == FILE_NAME else path.stem
+        return build_model(name, table, str(path))
     except ModelError as error:
         raise CheckpointError(f"{error}; is it a model of llama2.c?") from None
 

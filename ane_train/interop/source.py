@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from ane_train.data.tokenizer import Tokenizer, parse_tokenizer
 from ane_train.errors import CheckpointError
-from ane_train.interop.companions import TOKENIZER, Companions
-from ane_train.interop.gguf_file import open_gguf
+from ane_train.interop.companions import TOKENIZER, Companions, read_companions
+from ane_train.interop.gguf_file import GgufSource, open_gguf
 from ane_train.interop.hub import PREFIX, fetch
-from ane_train.interop.hugging_face import open_hugging_face
-from ane_train.interop.llama2c import open_llama2c
+from ane_train.interop.hugging_face import has_safetensors, open_hugging_face
+from ane_train.interop.llama2c import FILE_NAME as LLAMA2C
+from ane_train.interop.llama2c import Llama2cSource, open_llama2c
 from ane_train.interop.maderix import MAGIC as MADERIX
-from ane_train.interop.maderix import open_maderix
+from ane_train.interop.maderix import MaderixSource, open_maderix
 from ane_train.interop.peft import TrainedAdapters
 from ane_train.interop.run_source import RunSource, is_run, open_run
 from ane_train.interop.tensors import Array, is_finite, reading_weights
@@ -70,9 +72,10 @@ class WeightSource(Protocol):
 def open_source(name: str | Path) -> WeightSource:
     """Opens a run, a checkpoint, a Hugging Face folder, hf:owner/name or a file of another program.
 
-    Files are told apart by their first bytes. Raises ModelError for an architecture that we cannot
-    train, CheckpointError for what is missing or damaged, ConfigError for a package that is
-    missing. No weights are read yet.
+    Files are told apart by their first bytes; of a folder without safetensors the one file counts
+    that `export --format gguf` or `llama2c` would write. Raises ModelError for an architecture that
+    we cannot train, CheckpointError for what is missing or damaged, ConfigError for a package that
+    is missing. No weights are read yet.
     """
     if str(name).startswith(PREFIX):
         return open_hugging_face(fetch(str(name)), str(name).rpartition("/")[2])
@@ -85,10 +88,29 @@ def open_source(name: str | Path) -> WeightSource:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     if not is_folder:
         return _open_file(path)
-    return open_run(path) if is_run(path) else open_hugging_face(path)
+    if is_run(path):
+        return open_run(path)
+    return open_hugging_face(path) if has_safetensors(path) else _open_other(path)
 
 
-def _open_file(path: Path) -> WeightSource:
+def _open_other(folder: Path) -> WeightSource:
+    """The only .gguf or model.bin of a folder; a tokenizer that it lacks is taken from beside it.
+
+    CheckpointError, naming them, if there are several.
+    """
+    found = [*sorted(folder.glob("*.gguf")), *folder.glob(LLAMA2C)]
+    if not found:
+        return open_hugging_face(folder)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"{folder} has several files of weights, {names}: give one of them")
+    source = _open_file(found[0])
+    if TOKENIZER in source.companions:
+        return source
+    return replace(source, companions=read_companions(folder))
+
+
+def _open_file(path: Path) -> GgufSource | Llama2cSource | MaderixSource:
     with reading_weights(path), open(path, "rb") as file:
         head = file.read(4)
     if head[:2] == b"PK" or head[:1] == b"\x80":
