@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 from apple.build import build_driver, build_tools
 from apple.session import StandIn
 from generators import CONTEXT, model
+from hf_models import save_model
+from runs import ane_train
 
+from ane_train.data.tokenizer import BUILT_IN_TOKENIZER
 from ane_train.engine import Engine, EngineOptions, open_engine
 from ane_train.generate.decoder import DecoderOptions
 from ane_train.generate.generator import Generator
@@ -65,3 +70,31 @@ def test_greedy_tokens_are_the_software_engines_and_nothing_is_left(
     assert len(set(ours)) > 2
     assert np.array_equal(np.stack(logits).view(np.uint32), np.stack(wanted).view(np.uint32))
     assert standin.report()["evaluations"] > 2 * COUNT
+
+
+def test_the_command_writes_the_same_text_within_the_limit_of_the_system(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs of the quick check and two for the text are all that the stand-in compiles."""
+    save_model("qwen3", tmp_path / "model", vocabulary=2048)
+    shutil.copy(BUILT_IN_TOKENIZER, tmp_path / "model" / "tokenizer.json")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("ANE_STANDIN_BLAS", find_blas() or "")
+    monkeypatch.setenv("ANE_STANDIN_REPORT", str(tmp_path / "report.json"))
+    monkeypatch.setenv("ANE_STANDIN_COMPILE_LIMIT", "4")
+    asked = ("generate", "--model", "model", "--prompt", "The whale", "--temp", 0, "--threads", 1)
+    software = ane_train(tmp_path, *asked, "--engine", "cpu")
+    limits = ("--engine", "ane", "--driver", driver, "--compile-limit", 4)
+    hardware = ane_train(tmp_path, *asked, *limits)
+    for done in (software, hardware):
+        assert done.returncode == 0, done.stderr
+    assert hardware.stdout == software.stdout != ""
+    assert "engine ane" in hardware.stderr
+    left = json.loads((tmp_path / "report.json").read_text())
+    assert left["compiles"] == 4
+    assert left["live"] == {}
+    assert left["loaded"] == left["unpooled"] == left["surface_violations"] == 0
+    assert list(temporary.iterdir()) == []

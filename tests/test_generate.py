@@ -9,7 +9,8 @@ from peers import relative_error
 
 from ane_train.engine import EngineOptions, open_engine
 from ane_train.errors import DataError, EngineError
-from ane_train.generate.generator import Generated, Request, generate
+from ane_train.generate.decoder import DecoderOptions
+from ane_train.generate.generator import Generated, Generator, Request, generate
 from ane_train.train.step import TrainingStep
 
 MODELS = (
@@ -164,3 +165,42 @@ def test_residuals_that_grow_a_thousandfold_within_a_program_keep_their_precisio
     weights["layers.0.down"][:] *= 500
     theirs = peer_logits(peer(spec, weights), PROMPT)[-1]
     assert relative_error(generator(spec, weights, "fp16").prefill(PROMPT), theirs) < 1e-2
+
+
+def compiled(made: Generator) -> int:
+    return made.decoder.engine.context.counts().compiled
+
+
+@pytest.mark.parametrize(("limit", "programs"), [(0, 4), (4, 4), (3, 2), (2, 2)])
+def test_programs_hold_more_layers_where_few_may_be_compiled(limit: int, programs: int) -> None:
+    """Two a group of layers: for a prompt, and for a token."""
+    spec, weights = model("qk-norm")
+    engine = open_engine(EngineOptions("cpu", "fp32", compile_limit=limit))
+    made = Generator(spec, weights, engine, DecoderOptions(CONTEXT, program_bytes=1))
+    assert greedy(made, PROMPT, 64) == peer_tokens(peer(spec, weights), PROMPT, 64)
+    assert compiled(made) == programs
+
+
+def test_a_budget_for_one_program_is_refused_before_anything_is_compiled() -> None:
+    spec, weights = model("groups of 2")
+    engine = open_engine(EngineOptions("cpu", compile_limit=1))
+    with pytest.raises(EngineError, match=r"needs two programs.*: raise --compile-limit"):
+        Generator(spec, weights, engine, DecoderOptions(CONTEXT))
+    assert engine.context.counts().compiled == 0
+
+
+def test_the_last_caches_of_a_budget_hold_the_whole_context() -> None:
+    spec, weights = model("groups of 2")
+    options = DecoderOptions(context=1024, program_bytes=1)
+    limits = {0: 16, 8: 8, 15: 12}  # 4 programs for each size of the caches
+    engines = [open_engine(EngineOptions("cpu", "fp32", compile_limit=limit)) for limit in limits]
+    made = [Generator(spec, weights, engine, options) for engine in engines]
+    tokens = np.random.default_rng(0).integers(0, spec.vocabulary, 700).astype(np.int32)
+    for length in (8, 100, 200, 600, 700):
+        ours = []
+        for generator_ in made:
+            generator_.prefill(tokens[:length])
+            ours.append(generator_.step(3))
+        assert relative_error(ours[1], ours[0]) < 1e-5
+        assert relative_error(ours[2], ours[0]) < 1e-5
+    assert list(map(compiled, made)) == list(limits.values())

@@ -134,6 +134,7 @@ def test_ctrl_c_ends_a_generation_with_130_and_a_closed_pipe_with_141(
         (["--prompt", "x " * 200], 4, "the prompt has 400 tokens, and the context holds 128"),
         (["--prompt-file", "missing.txt"], 4, "cannot read missing.txt: No such file"),
         (["--prompt", "x", "--tokenizer", "none.json"], 4, "none.json"),
+        (["--prompt", "x", "--compile-limit", "1"], 8, "two programs, for its prompt and for each"),
         (["--prompt", "x", "--json", "no/where.json", "--max-tokens", "1"], 7, "cannot be written"),
     ],
 )

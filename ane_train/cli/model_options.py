@@ -47,6 +47,12 @@ _OPTIONS = (
         show_default=True,
         help="of the software engine",
     ),
+    click.option("--driver", type=click.Path(), help="another library that drives the ANE"),
+    click.option(
+        "--compile-limit",
+        type=click.IntRange(min=1),
+        help="programs that may be compiled; default: none, or the chip's",
+    ),
     click.option("--threads", type=click.IntRange(min=0), default=0, help="0: one for each core"),
     click.option(
         "--json", "json_file", metavar="FILE", help="write a report to FILE; -: to stdout"
@@ -96,7 +102,12 @@ def _engine(given: Mapping[str, Any]) -> Engine:
 
     return open_engine(
         EngineOptions(
-            given["engine"], given["numerics"], threads=given["threads"], profiles=default_cache()
+            given["engine"],
+            given["numerics"],
+            threads=given["threads"],
+            compile_limit=given["compile_limit"] or 0,
+            driver=given["driver"],
+            profiles=default_cache(),
         )
     )
 

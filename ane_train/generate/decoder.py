@@ -2,7 +2,8 @@
 
 The residual stream enters and leaves each program in fp32. Programs of one token and of a prompt's
 share their surfaces, where the caches are; when those are full, larger ones and new programs
-replace them.
+replace them. All compiles fit the engine's budget: programs hold more layers where it is small,
+and the last caches that it allows for hold the whole context.
 """
 
 from __future__ import annotations
@@ -88,16 +89,31 @@ class Decoder:
         self._groups: list[_Group] = []
 
     def _layers_per_program(self) -> int:
+        """As many as program_bytes hold, or the fewest for which the budget suffices.
+
+        EngineError if there is no such number.
+        """
         spec = self.spec
         query, key = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
         layer = 2 * spec.dim * (2 * query + 2 * key + 3 * spec.ffn)
-        return max(1, self.options.program_bytes // layer)
+        usual = min(spec.layers, max(1, self.options.program_bytes // layer))
+        for most in range(usual, spec.layers + 1):
+            programs = 2 * _parts(spec.layers, most)
+            if self.engine.budget.fits(programs, programs):
+                return most
+        raise EngineError(
+            "a text needs two programs, for its prompt and for each token after it, and the "
+            "limit leaves fewer: raise --compile-limit"
+        )
 
     def reserve(self, tokens: int) -> None:
         """Makes room for a text of so many tokens now, rather than bit by bit."""
-        wanted = _power_of_two(min(tokens, self.options.context), SMALLEST_CACHE)
-        cache = max(wanted, self._lanes)
+        context = self.options.context
+        cache = max(_power_of_two(min(tokens, context), SMALLEST_CACHE), self._lanes)
         if not self._groups or cache > self._groups[0].shape.cache:
+            left = self.engine.budget.left
+            if left is not None and left < 2 * 2 * len(self._layers):  # for these and larger ones
+                cache = max(_power_of_two(context, SMALLEST_CACHE), self._lanes)
             self._groups = [
                 self._new_group(index, part, cache) for index, part in enumerate(self._layers)
             ]
@@ -197,6 +213,10 @@ def _power_of_two(size: int, least: int) -> int:
 
 def _balanced(layers: list[Constants], most: int) -> list[list[Constants]]:
     """Runs of at most so many layers, as equal as they can be."""
-    parts = -(-len(layers) // most)
+    parts = _parts(len(layers), most)
     bounds = [len(layers) * index // parts for index in range(parts + 1)]
     return [layers[a:b] for a, b in pairwise(bounds)]
+
+
+def _parts(layers: int, most: int) -> int:
+    return -(-layers // most)
