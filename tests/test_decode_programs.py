@@ -89,6 +89,7 @@ def test_one_packed_input_and_one_stacked_output_of_whole_widths(
     assert tuple(source.shape) == layer_program.input.shape
     assert tuple(target.shape) == layer_program.output.shape
     assert source.shape[-1] % 64 == target.shape[-1] % 64 == 0
+    assert min(source.shape[1], target.shape[1]) >= 64
 
 
 def test_programs_of_a_token_and_of_a_prompt_share_their_input_and_the_order_of_outputs() -> None:

@@ -24,6 +24,7 @@ from ane_train.programs.head_norm import head_norm_forward, mean_row
 from ane_train.programs.heads import as_heads, as_rows, group_heads, ungroup_heads
 from ane_train.programs.operands import Constants
 from ane_train.programs.packing import (
+    MINIMUM_CHANNELS,
     WIDTH_MULTIPLE,
     Block,
     LayerProgram,
@@ -76,7 +77,8 @@ def decode_input(shape: DecodeShape) -> Packing:
 def decode_output(shape: DecodeShape) -> Packing:
     """New columns [KV, n] of the caches, in their order, and x [D, n]; one column folded to 64.
 
-    The blocks are those of the unfolded result, [C, n].
+    Folded it has 64 channels or more, as ports need. The blocks are those of the unfolded result,
+    [C, n].
     """
     layer, parts = shape.layer, list[tuple[str, int]]()
     for index in range(shape.layers):
@@ -84,7 +86,7 @@ def decode_output(shape: DecodeShape) -> Packing:
     stacked = stack_along_channels(shape.tokens, *parts, ("x", layer.dim))
     if shape.tokens > 1:
         return stacked
-    rows = -(-stacked.channels // WIDTH_MULTIPLE)
+    rows = max(MINIMUM_CHANNELS, -(-stacked.channels // WIDTH_MULTIPLE))
     return Packing(rows, WIDTH_MULTIPLE, stacked.blocks)
 
 
