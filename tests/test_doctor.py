@@ -22,6 +22,7 @@ from ane_train.engine import EngineOptions, open_engine
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the real framework is there")
 PROGRAMS = ("attention_forward", "feed_forward_forward", "feed_forward_backward")
 PROGRAMS += ("attention_backward",)
+GROUPS = ("program", "static program", "op", "decode program")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,8 @@ def test_here_everything_holds(here: tuple[Done, dict[str, Any]]) -> None:
     assert set(verdicts(report, "program").values()) == {"ok"}
     assert set(verdicts(report, "static program").values()) == {"ok"}
     assert set(verdicts(report, "op").values()) == {"ok"}
+    assert set(verdicts(report, "decode program").values()) == {"ok"}
+    assert "-  all that generating needs holds: ane-train generate works on the" in done.stdout
     assert set(verdicts(report, "hazard").values()) == {"hazard absent"}
     used = {name.split()[0].rstrip(",") for name in verdicts(report, "op")}
     assert mil.OPS.keys() - used == {"dequantize"}, "which the case of quantize holds"
@@ -65,7 +68,7 @@ def test_the_screen_says_what_the_report_says(here: tuple[Done, dict[str, Any]])
     assert max(map(len, lines)) <= 100
     for title in ("machine", "engine", "framework", "dispatch", "what only a Mac can prove"):
         assert title in lines
-    for name in (*verdicts(report, "program"), *verdicts(report, "op")):
+    for name in (name for group in GROUPS for name in verdicts(report, group)):
         assert any(line.strip().startswith(name) for line in lines), name
     assert lines[-3].strip() == "-  the report is in report.json"
 
@@ -73,7 +76,10 @@ def test_the_screen_says_what_the_report_says(here: tuple[Done, dict[str, Any]])
 def test_the_report_reads_back_and_is_of_numbers(here: tuple[Done, dict[str, Any]]) -> None:
     report = read_report(json.dumps(here[1]))
     for case in report.cases:
-        if case.group not in ("dispatch",) and case.name != "delta":
+        if case.name.startswith("classifier") and case.group == "decode program":
+            assert case.evaluate_ms > 0
+            assert case.rms_error is not None
+        elif case.group not in ("dispatch",) and case.name != "delta":
             assert case.compile_ms > 0
             assert case.evaluate_ms > 0
             assert case.rms_error is not None
@@ -143,7 +149,7 @@ def test_on_the_stand_in_everything_holds_against_the_software_engine(
     folder, done, report = on_stand_in
     assert (done.returncode, done.stderr) == (0, "")
     assert report["compared_with"] == "the software engine"
-    for group in ("program", "static program", "op"):
+    for group in GROUPS:
         assert set(verdicts(report, group).values()) == {"ok"}
     assert verdicts(report, "dispatch") == dict.fromkeys(("queue", "direct", "realtime"), "ok")
     assert set(report["dispatch_ms"]) == {"queue", "direct", "realtime"}

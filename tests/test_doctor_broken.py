@@ -195,9 +195,25 @@ def test_a_crash_is_a_finding_and_the_rest_goes_on(driver: Path, tmp_path: Path)
     done, report = reported(tmp_path, "--driver", driver, **crash)
     crashed = [case for case in report["cases"] if "SIGABRT" in case["text"]]
     assert [(case["name"], case["verdict"]) for case in crashed] == [("gather", "failed")]
-    assert len(report["cases"]) == len(cases) + 4
+    assert len(report["cases"]) == len(cases) + 6
     assert done.returncode == 0, "training needs no gather"
     assert "training does without: op gather: failed" in done.stdout
+
+
+def test_what_generate_alone_needs_is_no_failure_of_training(driver: Path, tmp_path: Path) -> None:
+    place = [case.name for case in Subject(Settings()).cases].index("decode_1 int8")
+    refused = {"ANE_STANDIN_FAIL": f"compile:1@{place}"}
+    done, report = reported(tmp_path, "--driver", driver, **refused)
+    found = verdicts(report, "decode program")
+    assert {name for name, verdict in found.items() if verdict != "ok"} == {"decode_1 int8"}
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in (
+        "generating needs: decode program decode_1 int8: refused",
+        "not all that generating needs holds: give it --engine cpu",
+        "all that training needs holds: ane-train --model tiny trains on the ANE",
+    ):
+        assert f"-  {line}\n" in done.stdout
+    assert "training does without" not in done.stdout
 
 
 OPENING = """

@@ -12,18 +12,21 @@ import pytest
 from ane_train import mil
 from ane_train.doctor import reference, run, settings
 from ane_train.doctor.cases import Case, hazard_cases, op_cases, program_cases
-from ane_train.doctor.report import HAZARD, OP, PROGRAM, STATIC, Found
+from ane_train.doctor.decode import try_classifier
+from ane_train.doctor.report import DECODE, HAZARD, OP, PROGRAM, STATIC, Found
 from ane_train.doctor.run import Bench, crashed, try_case
 from ane_train.doctor.scrub import scrub
 from ane_train.doctor.settings import Settings, Subject
 from ane_train.mil.rules import OP_RULES, PORT_RULES, PROGRAM_RULES
 from ane_train.model.spec import load_model
+from ane_train.native import arithmetic
 from ane_train.native.engine import Context
 from ane_train.native.library import NativeError
 
 TINY = load_model("tiny")
 SUBJECT = Subject(Settings(model="tiny"))
 PROGRAMS, CASES = SUBJECT.programs, SUBJECT.cases
+DECODING = [case for case in CASES if case.group == DECODE]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,14 @@ def test_every_program_of_the_model_is_a_case_and_needed() -> None:
         found = [case for case in CASES if case.group == group]
         assert [case.name for case in found] == [layout.name for layout in layouts]
         assert {case.needed for case in found} == {group == PROGRAM}
+
+
+def test_the_programs_of_generate_are_cases_that_training_does_without() -> None:
+    names = [f"decode_{tokens}{form}" for tokens in (1, 64) for form in ("", " int8")]
+    assert [case.name for case in DECODING] == names
+    assert not any(case.needed or case.static for case in DECODING)
+    kinds = [{op.kind for op in case.program.ops} for case in DECODING]
+    assert ["constexpr_affine_dequantize" in each for each in kinds] == [False, True, False, True]
 
 
 def test_an_op_is_needed_if_a_program_of_the_model_has_it() -> None:
@@ -155,10 +166,12 @@ def test_one_wrong_element_is_found(case: Case, context: Context) -> None:
     measured = run.measure(context, case.program, case.inputs(run.SEED), 1)
     wanted = reference.evaluate(case.program, case.inputs(run.SEED))
     rows = [array.reshape(-1, array.shape[-1]) for array in wanted]
-    assert run._verdict(case, run.compare(case, measured.outputs, rows)) == "ok"
+    errors = run.compare(case, measured.outputs, rows)
+    assert run.verdict_of(errors, case.tolerance) == "ok"
     place = np.unravel_index(np.abs(rows[0]).argmax(), rows[0].shape)
     measured.outputs[0][place] *= 0.9
-    assert run._verdict(case, run.compare(case, measured.outputs, rows)) == "wrong"
+    errors = run.compare(case, measured.outputs, rows)
+    assert run.verdict_of(errors, case.tolerance) == "wrong"
 
 
 @pytest.mark.parametrize("kind", sorted({op.kind for p in PROGRAMS for op in p.program.ops}))
@@ -173,6 +186,34 @@ def test_an_op_that_is_computed_wrongly_is_found_in_a_program(
     wrong_ones = [case.verdict == "wrong" for case in found]
     assert any(wrong_ones)
     assert all(there or not bad for there, bad in zip(with_it, wrong_ones, strict=True))
+
+
+@pytest.mark.parametrize("kind", sorted({op.kind for c in DECODING for op in c.program.ops}))
+def test_an_op_that_is_computed_wrongly_is_found_in_what_generate_runs(
+    kind: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.FUNCTIONS[kind]
+    wrong = {**reference.FUNCTIONS, kind: lambda given: np.asarray(right(given)) * 1.25}
+    monkeypatch.setattr(reference, "FUNCTIONS", wrong)
+    for case in DECODING:
+        with_it = any(op.kind == kind for op in case.program.ops)
+        assert (try_case(case, Bench(context)).verdict == "wrong") == with_it, case.name
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_classifier_that_is_off_in_one_row_is_found(
+    int8: bool, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = try_classifier(context, TINY, int8=int8)
+    assert (found.name, found.verdict) == (f"classifier{' int8' * int8}", "ok")
+    right = arithmetic.matvec
+
+    def wrong(*given: Any) -> None:
+        right(*given)
+        given[3][np.abs(given[3]).argmax()] *= 0.9
+
+    monkeypatch.setattr(arithmetic, "matvec", wrong)
+    assert try_classifier(context, TINY, int8=int8).verdict == "wrong"
 
 
 def test_infinite_results_are_wrong_and_said_to_be_so(

@@ -105,6 +105,19 @@ def test_problems_are_one_line_for_each_group_and_verdict() -> None:
     assert report(*CASES).warnings == ("op third: wrong",)
 
 
+def test_what_generate_needs_is_said_apart_from_what_training_needs() -> None:
+    bad = found("decode_1", "wrong", group="decode program")
+    told = report(bad, found("decode_64", group="decode program"))
+    assert told.generating == ("decode program decode_1: wrong",)
+    assert told.problems == told.warnings == ()
+    skipped = report(replace(bad, verdict="skipped"))
+    assert skipped.generating == ("decode program decode_1: skipped",)
+    lines = [line.strip() for line in shown(sections(told)[-1])]
+    assert lines[0] == "-  generating needs: decode program decode_1: wrong"
+    assert "-  not all that generating needs holds: give it --engine cpu" in lines
+    assert lines[-1] == f"-  all that training needs holds: {TRAINS} the ANE"
+
+
 def test_a_needed_case_that_was_not_tried_is_a_problem() -> None:
     skipped = found("big", "skipped", group="program", needed=True, text="needs 9 GiB of memory")
     assert report(skipped).problems == ("program big: skipped",)

@@ -75,7 +75,8 @@ def command(
     """Try everything that training needs on this machine, and say what holds.
 
     Each program of the model and each op is compiled, evaluated and compared: on the ANE with the
-    software engine, elsewhere the software engine with NumPy. The report holds no personal data.
+    software engine, elsewhere the software engine with NumPy. So are the programs of `generate`,
+    which do not count for the exit code. The report holds no personal data.
     What is found out about an ANE is kept, and later runs go by it.
     """
     from ane_train.data.files import default_cache

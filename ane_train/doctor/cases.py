@@ -35,7 +35,8 @@ class Case:
     """One program to try.
 
     draw: values [C, W] for each input. tolerance: allowed RMS error of each block of the output,
-    relative to the block's RMS. needed, static, question, rule, hazard: as in `report.Found`.
+    relative to the block's RMS. folded: whether the output is one column in rows of its width.
+    needed, static, question, rule, hazard: as in `report.Found`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     needed: bool = False
     static: bool = False
     blocks: Packing | None = None
+    folded: bool = False
     question: str = ""
     rule: str = ""
     hazard: str = ""

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ane_train.doctor import facts, worker
+from ane_train.doctor.decode import CLASSIFIER
 from ane_train.doctor.isolate import DiedError, findings
 from ane_train.doctor.report import (
     ABSENT,
     CONFIRMED,
+    DECODE,
     DISPATCH,
     FAILED,
     PROGRAM,
@@ -24,7 +26,17 @@ from ane_train.doctor.report import (
     Report,
 )
 from ane_train.doctor.run import crashed
-from ane_train.doctor.settings import CASES, CHOOSE, DELTA, LOOK, PATH, Job, Settings, Subject
+from ane_train.doctor.settings import (
+    CASES,
+    CHOOSE,
+    CLASSIFY,
+    DELTA,
+    LOOK,
+    PATH,
+    Job,
+    Settings,
+    Subject,
+)
 from ane_train.engine.device import Device
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.profile import Measured, Profile, new_profile
@@ -55,8 +67,9 @@ def examine(settings: Settings, progress: Progress = lambda *_: None) -> Report:
     hardware = settings.engine != "cpu" and not device.problem
     found = _Found()
     if not settings.quick:
-        cases = (*_try_all(settings, subject, hardware, progress), _delta(settings, hardware))
-        found = _with_paths(cases, settings, hardware)
+        cases = _try_all(settings, subject, hardware, progress)
+        others = (*_classifier(settings), _delta(settings, hardware))
+        found = _with_paths((*cases, *others), settings, hardware)
     return Report(
         schema=SCHEMA,
         machine=facts.gather(settings.threads),
@@ -82,7 +95,7 @@ def profile_of(report: Report) -> Profile:
     refused = {
         case.digest: f"{case.verdict}: {case.text}"
         for case in cases
-        if case.group in (PROGRAM, STATIC) and not case.holds
+        if case.group in (PROGRAM, STATIC, DECODE) and case.digest and not case.holds
     }
     measured = Measured(
         tuple(hazards),
@@ -153,6 +166,15 @@ def _try_all(
             yield from (crashed(case, str(error)) for case in gone)
             place = len(cases) if begun is None else begun + 1
     progress(len(cases), len(cases), "")
+
+
+def _classifier(settings: Settings) -> Iterator[Found]:
+    try:
+        for word, value in findings(Job(CLASSIFY, settings)):
+            if word == worker.FOUND:
+                yield from_json(Found, value)
+    except DiedError as error:
+        yield Found(CLASSIFIER, DECODE, FAILED, text=str(error))
 
 
 def _delta(settings: Settings, hardware: bool) -> Found:

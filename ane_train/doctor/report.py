@@ -22,7 +22,7 @@ OK, WRONG, REFUSED, FAILED, SKIPPED = "ok", "wrong", "refused", "failed", "skipp
 CONFIRMED, ABSENT = "hazard confirmed", "hazard absent"
 VERDICTS = (OK, WRONG, REFUSED, FAILED, CONFIRMED, ABSENT, SKIPPED)
 PROGRAM, STATIC, OP = "program", "static program", "op"
-HAZARD, DISPATCH = "hazard", "dispatch"
+HAZARD, DISPATCH, DECODE = "hazard", "dispatch", "decode program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,15 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What does not hold and training does not need, as lines."""
-        return tuple(_grouped(case for case in self.cases if not case.holds and not case.needed))
+        """What does not hold and neither training nor generating needs, as lines."""
+        others = (case for case in self.cases if not case.needed and case.group != DECODE)
+        return tuple(_grouped(case for case in others if not case.holds))
+
+    @property
+    def generating(self) -> tuple[str, ...]:
+        """What `generate` needs and is not shown to hold, as lines; empty if all does."""
+        needed = (case for case in self.cases if case.group == DECODE)
+        return tuple(_grouped(case for case in needed if case.verdict != OK))
 
     def to_text(self) -> str:
         """The report as JSON."""

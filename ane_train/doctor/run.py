@@ -113,7 +113,13 @@ def try_case(case: Case, bench: Bench) -> Found:
     except Exception as error:  # a case must not end the list
         return replace(found, verdict=FAILED, text=str(_StoppedError(error)))
     errors = compare(case, measured.outputs, wanted)
-    return _judged(_with_numbers(found, measured, errors, _verdict(case, errors)))
+    found = _with_errors(_with_costs(found, measured), errors, case.tolerance)
+    return _judged(found)
+
+
+def compared(found: Found, got: Array, wanted: Array, tolerance: float) -> Found:
+    """`found` with the errors of an array and the verdict that follows from the tolerance."""
+    return _with_errors(found, _errors(got, wanted), tolerance)
 
 
 def describe(case: Case, verdict: str, text: str) -> Found:
@@ -202,6 +208,8 @@ def compare(case: Case, got: Sequence[Array], wanted: Sequence[Array]) -> Errors
     """Errors of the worst block of all outputs."""
     pairs = list(zip(got, wanted, strict=True))
     if case.blocks is not None:
+        if case.folded:
+            pairs = [(ours.reshape(-1, 1), theirs.reshape(-1, 1)) for ours, theirs in pairs]
         blocks = case.blocks.blocks.values()
         places = [
             np.s_[part.row : part.row + part.rows, part.column : part.column + part.columns]
@@ -234,17 +242,29 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _verdict(case: Case, errors: Errors) -> str:
+def verdict_of(errors: Errors, tolerance: float) -> str:
+    """Whether errors are within the RMS error that is allowed, and no element far beyond it."""
     right = (
         not errors.unlike
-        and errors.rms_relative <= case.tolerance
-        and errors.largest_relative <= WORST * case.tolerance
+        and errors.rms_relative <= tolerance
+        and errors.largest_relative <= WORST * tolerance
     )
     return OK if right else WRONG
 
 
-def _with_numbers(found: Found, measured: Measured, errors: Errors, verdict: str) -> Found:
-    text = errors.unlike
+def _with_costs(found: Found, measured: Measured) -> Found:
+    return replace(
+        found,
+        compile_ms=measured.compile_ms,
+        evaluate_ms=measured.evaluate_ms,
+        surface_bytes=measured.surface_bytes,
+        constant_bytes=measured.constant_bytes,
+        scratch_bytes=measured.scratch_bytes,
+    )
+
+
+def _with_errors(found: Found, errors: Errors, tolerance: float) -> Found:
+    text, verdict = errors.unlike, verdict_of(errors, tolerance)
     if verdict == WRONG and not text:
         text = f"off by {errors.rms_relative:.2g} of the RMS, {errors.largest:.3g} at most"
     known = not errors.unlike
@@ -256,11 +276,6 @@ def _with_numbers(found: Found, measured: Measured, errors: Errors, verdict: str
         max_error_relative=errors.largest_relative if known else None,
         rms_error=errors.rms if known else None,
         rms_error_relative=errors.rms_relative if known else None,
-        compile_ms=measured.compile_ms,
-        evaluate_ms=measured.evaluate_ms,
-        surface_bytes=measured.surface_bytes,
-        constant_bytes=measured.constant_bytes,
-        scratch_bytes=measured.scratch_bytes,
     )
 
 

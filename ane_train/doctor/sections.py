@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from ane_train.doctor.report import (
     ABSENT,
     CONFIRMED,
+    DECODE,
     DISPATCH,
     HAZARD,
     OK,
@@ -56,13 +57,15 @@ def sections(report: Report, saved: Iterable[str] = ()) -> list[Section]:
         _ports(report),
         _programs("dynamic", report, PROGRAM),
         _programs("static", report, STATIC),
+        _decode(report),
         _ops(report),
         _hazards(report),
         _dispatch(report),
     ]
     if not report.device.present:
         found.append(_list("what only a Mac can prove", ONLY_A_MAC))
-    found.append(_list("what to do next", [*_next(report), *saved, _conclusion(report)]))
+    last = (*_generation(report), *saved, _conclusion(report))
+    found.append(_list("what to do next", (*_next(report), *last)))
     return [section for section in found if section.rows]
 
 
@@ -160,6 +163,15 @@ def _programs(kind: str, report: Report, group: str) -> Section:
     return _measured(title, report, group, notes[group])
 
 
+def _decode(report: Report) -> Section:
+    title = f"programs of generate for {report.model}, one layer"
+    notes = (
+        "decode_1: a token after a text; decode_64: a prompt; weights are constants",
+        "classifier: of a token, on the CPU, against NumPy",
+    )
+    return _measured(title, report, DECODE, notes)
+
+
 def _ops(report: Report) -> Section:
     cases = [case for case in report.cases if case.group == OP]
     uses = {
@@ -225,6 +237,7 @@ def _next(report: Report) -> list[str]:
     """What does not hold, and what can be done about it."""
     train = f"ane-train --model {report.model}"
     lines = [f"training does without: {text}" for text in report.warnings]
+    lines += [f"generating needs: {text}" for text in report.generating]
     lines += [f"training needs: {text}" for text in report.problems]
     if report.problems and report.choice.engine == "ane":
         lines.append(f"{train} runs these programs on the software engine, the rest on the ANE")
@@ -237,8 +250,22 @@ def _next(report: Report) -> list[str]:
     return lines
 
 
+_ENGINES = {"ane": "the ANE", "cpu": "the software engine"}
+
+
+def _generation(report: Report) -> list[str]:
+    """Whether `generate` works; nothing where that was not tried."""
+    if not any(case.group == DECODE for case in report.cases):
+        return []
+    if not report.generating:
+        does = f"ane-train generate works on {_ENGINES[report.choice.engine]}"
+        return [f"all that generating needs holds: {does}"]
+    advice = ": give it --engine cpu" if report.choice.engine == "ane" else ""
+    return [f"not all that generating needs holds{advice}"]
+
+
 def _conclusion(report: Report) -> str:
-    engine = {"ane": "the ANE", "cpu": "the software engine"}[report.choice.engine]
+    engine = _ENGINES[report.choice.engine]
     if report.problems:
         return "not all that training needs holds"
     does = f"ane-train --model {report.model} trains on {engine}"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ane_train.doctor.cases import Case, all_cases
+from ane_train.doctor.decode import decode_cases
 from ane_train.engine import EngineOptions
 from ane_train.mil import most_channels
 from ane_train.model.arena import Arena, Array, initialize
@@ -26,7 +27,8 @@ from ane_train.programs import (
     split_vocabulary,
 )
 
-LOOK, CHOOSE, CASES, PATH, DELTA = "look", "choose", "cases", "path", "delta"
+LOOK, CHOOSE, CASES, CLASSIFY = "look", "choose", "cases", "classify"
+PATH, DELTA = "path", "delta"
 _SEED = 4
 
 
@@ -58,8 +60,9 @@ class Settings:
 class Job:
     """One process's work.
 
-    work: "look" at the driver, "choose" an engine, try "cases" from number `first` on, measure a
-    "path" of dispatch, or test "delta" reload. hardware: whether cases run on the ANE.
+    work: "look" at the driver, "choose" an engine, try "cases" from number `first` on, "classify"
+    tokens, measure a "path" of dispatch, or test "delta" reload. hardware: whether cases run on
+    the ANE.
     """
 
     work: str
@@ -123,4 +126,5 @@ class Subject:
     @cached_property
     def cases(self) -> list[Case]:
         """Every case, in an order that is the same in each process."""
-        return all_cases(self.programs, self.static, self.spec.vocabulary)
+        training = all_cases(self.programs, self.static, self.spec.vocabulary)
+        return [*training, *decode_cases(self.spec, self.sequence)]

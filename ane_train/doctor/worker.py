@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from ane_train.doctor.cases import program_cases
+from ane_train.doctor.decode import try_classifier
 from ane_train.doctor.report import (
     ABSENT,
     CONFIRMED,
@@ -30,7 +31,17 @@ from ane_train.doctor.report import (
 )
 from ane_train.doctor.run import Bench, try_case
 from ane_train.doctor.scrub import scrub, scrub_record
-from ane_train.doctor.settings import CASES, CHOOSE, DELTA, LOOK, PATH, Job, Settings, Subject
+from ane_train.doctor.settings import (
+    CASES,
+    CHOOSE,
+    CLASSIFY,
+    DELTA,
+    LOOK,
+    PATH,
+    Job,
+    Settings,
+    Subject,
+)
 from ane_train.engine.delta import check_delta
 from ane_train.engine.device import HARDWARE, look
 from ane_train.engine.machine import built_in_chip, this_machine
@@ -119,6 +130,13 @@ def _cases(job: Job) -> Answers:
             yield FOUND, try_case(cases[index], bench)
 
 
+def _classify(job: Job) -> Answers:
+    """The classifier of `generate`, in each of the ways in which its weights are stored."""
+    with Context(threads=job.settings.threads) as context:
+        for int8 in (False, True):
+            yield FOUND, try_classifier(context, Subject(job.settings).spec, int8=int8)
+
+
 def _path(job: Job) -> Answers:
     """The model's programs on one path of dispatch, as one finding."""
     with ExitStack() as stack:
@@ -159,4 +177,11 @@ def path_found(dispatch: str, found: list[Found]) -> Found:
     return replace(Found(dispatch, DISPATCH, OK), evaluate_ms=total)
 
 
-WORK = {LOOK: _look, CHOOSE: _choose, CASES: _cases, PATH: _path, DELTA: _delta}
+WORK = {
+    LOOK: _look,
+    CHOOSE: _choose,
+    CASES: _cases,
+    CLASSIFY: _classify,
+    PATH: _path,
+    DELTA: _delta,
+}
