@@ -21,8 +21,8 @@ from compiled import ROOT, compile_c
 OK, ARGUMENT, MEMORY, PARSE, TYPE, UNSUPPORTED, WEIGHTS = range(7)
 FP16, FP32 = 0, 1
 SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-PARTS = ["region", "table", "lex", "number", "parse", "print", "types", "constants", "weights"]
-PARTS += ["call", "check"]
+PARTS = ["region", "table", "lex", "number", "parser", "parse_value", "parse", "print", "types"]
+PARTS += ["constants", "weights", "call", "check"]
 
 
 @dataclass(frozen=True, slots=True)
