@@ -1,7 +1,7 @@
 """Builds a MIL program op by op; every value has its inferred type from the start.
 
-Names are deterministic: a given name as it is, with a number only where it is taken; otherwise the
-op or the parameter and a number. Equal immediates bound to parameters of one name are shared.
+Without a name, results are called after the op and immediates after the parameter that they are
+for; equal immediates bound to parameters of one name are shared.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .infer import TypeRuleError
+from .names import Names
 from .ops import CONSTANT_KINDS, OPS, Parameter, constant_data, infer_types
 from .program import Op, Program
-from .types import FLOATS, TensorType, Value, is_valid_name
+from .types import FLOATS, TensorType, Value
 
 # Longer vectors, and every array of rank 2 or more, go to weight files.
 IMMEDIATE_ELEMENTS = 16
@@ -40,14 +41,14 @@ class Builder:
         self._file = file
         self._inputs: list[Value] = []
         self._ops: list[Op] = []
-        self._names: set[str] = set()
+        self._names = Names()
         self._immediates: dict[tuple[object, ...], Value] = {}
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "fp16") -> Value:
         """A function input; inputs keep the order of these calls and exactly these names."""
         if name in self._names:
             raise ValueError(f"the name {name!r} is taken")
-        value = Value(self._claim(name), TensorType(dtype, tuple(shape)))
+        value = Value(self._names.claim(name), TensorType(dtype, tuple(shape)))
         self._inputs.append(value)
         return value
 
@@ -67,7 +68,7 @@ class Builder:
         array = constant_data(dtype, data)
         if file is None and _is_immediate(array):
             return self._immediate(array, dtype, name or "constant", shared=name is None)
-        unique = self._claim(name) if name else self._number("constant")
+        unique = self._names.claim(name) if name else self._names.number("constant")
         return Value(unique, _type_of(array, dtype), array, file or self._file or unique)
 
     def build(self, outputs: Sequence[Value]) -> Program:
@@ -97,8 +98,7 @@ class Builder:
         try:
             types = infer_types(kind, bound, self._opset)
         except TypeRuleError as error:
-            label = f"{kind} {name}" if name else kind
-            raise TypeRuleError(f"{label}: {error}") from None
+            raise TypeRuleError(f"{kind} {name}: {error}" if name else f"{kind}: {error}") from None
         return self._append(kind, name, bound, types)
 
     def _append(
@@ -108,11 +108,11 @@ class Builder:
         arguments: dict[str, Value | tuple[Value, ...]],
         types: tuple[TensorType, ...],
     ) -> tuple[Value, ...]:
-        unique = self._claim(name) if name else self._number(kind)
+        unique = self._names.claim(name) if name else self._names.number(kind)
         if len(types) == 1:
             outputs: tuple[Value, ...] = (Value(unique, types[0]),)
         else:
-            names = (self._claim(f"{unique}_{index}") for index in range(len(types)))
+            names = (self._names.claim(f"{unique}_{index}") for index in range(len(types)))
             outputs = tuple(map(Value, names, types))
         self._ops.append(Op(kind, unique, arguments, outputs))
         return outputs
@@ -148,27 +148,12 @@ class Builder:
                 raise ValueError(f"constant {hint!r} holds infinities or NaN")
             data = constant_data(dtype, data.astype(np.float64))
         if not shared:
-            return Value(self._claim(hint), _type_of(data, dtype), data)
+            return Value(self._names.claim(hint), _type_of(data, dtype), data)
         content = data if isinstance(data, str) else (data.shape, data.tobytes())
         key = (hint, dtype, content)
         if key not in self._immediates:
-            self._immediates[key] = Value(self._number(hint), _type_of(data, dtype), data)
+            self._immediates[key] = Value(self._names.number(hint), _type_of(data, dtype), data)
         return self._immediates[key]
-
-    def _claim(self, name: str) -> str:
-        """The name itself, or with the first free number behind it."""
-        if not is_valid_name(name):
-            raise ValueError(f"{name!r} is no MIL name: letters, digits and _ only, no keyword")
-        if name in self._names:
-            return self._number(name, first=1)
-        self._names.add(name)
-        return name
-
-    def _number(self, hint: str, first: int = 0) -> str:
-        index = first
-        while f"{hint}_{index}" in self._names:
-            index += 1
-        return self._claim(f"{hint}_{index}")
 
     def cast(self, x: Value, dtype: str, name: str | None = None) -> Value:
         """The elements of x as another dtype."""
