@@ -17,13 +17,10 @@ from ane_train.metrics.text import (
     SMOOTHING,
     Meter,
     PlainText,
-    count,
-    duration,
-    flops,
     part_rows,
     resume_command,
-    size,
 )
+from ane_train.metrics.units import count, duration, flops, size
 
 
 def a_whole_run(folder):

@@ -15,7 +15,7 @@ _NUMBERS = frozenset(COLUMNS[1:7])
 def command() -> None:
     """List the models that can be trained."""
     from ane_train.cli.screen import is_terminal
-    from ane_train.metrics.text import size
+    from ane_train.metrics.units import size
     from ane_train.model.memory import available
 
     rows = _rows()
@@ -29,7 +29,7 @@ def command() -> None:
 
 
 def _rows() -> list[tuple[str, ...]]:
-    from ane_train.metrics.text import count, size
+    from ane_train.metrics.units import count, size
     from ane_train.model.layer import layer_shape
     from ane_train.model.memory import estimate
     from ane_train.model.parameters import count as count_parameters

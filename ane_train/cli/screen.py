@@ -232,7 +232,7 @@ def _live_row(started: RunStarted, meter: Meter, last: StepDone, width: int) -> 
 
 def _live_texts(meter: Meter, last: StepDone) -> list[tuple[int, str]]:
     """(rank, text) in the order of the screen; the lowest ranks are shown first."""
-    from ane_train.metrics.text import duration, loss
+    from ane_train.metrics.units import duration, loss
 
     texts = [
         (0, f"loss {loss(meter.loss)}"),
@@ -272,7 +272,8 @@ def _parts(event: RunEnded) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    from ane_train.metrics.text import duration, part_rows
+    from ane_train.metrics.text import part_rows
+    from ane_train.metrics.units import duration
 
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)

@@ -20,7 +20,7 @@ from ane_train.doctor.report import (
     Report,
 )
 from ane_train.engine.device import Device, Method
-from ane_train.metrics.text import size
+from ane_train.metrics.units import size
 
 Row = tuple[str, ...]
 
