@@ -1,72 +1,23 @@
-"""Decode programs are valid MIL with the types they declare, within the limits of chips."""
+"""Decode programs keep to the limits of chips and share surfaces; what is staged stays in range."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import coremltools_oracle
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from test_programs import SHAPES, constants
+from layer_programs import DECODE, SHAPES, constants, decode_shape
 
 from ane_train import mil
-from ane_train.native.engine import Context
 from ane_train.programs import LayerProgram
 from ane_train.programs.decode import (
-    DecodeShape,
     decode_input,
     decode_output,
     decode_program,
     token_scale,
 )
 from ane_train.programs.quantize import quantize
-from ane_train.programs.shape import LayerShape
-
-
-def shape_of(name: str, layers: int = 2, cache: int = 128) -> DecodeShape:
-    layer = SHAPES[name]
-    one = LayerShape(
-        1, layer.dim, layer.heads, layer.kv_heads, layer.head_size, layer.ffn,
-        layer.rope_theta, layer.norm_epsilon, layer.qk_norm,
-    )  # fmt: skip
-    return DecodeShape(one, cache, layers, 64)
-
-
-SMALL = ("odd", "multi-head", "group of all", "tiny")
-PROGRAMS = [
-    pytest.param(
-        decode_program(form, [constants(SHAPES[name])] * form.layers, int8=int8),
-        id=f"{name} {form.tokens} {'int8' if int8 else 'fp16'}",
-    )
-    for name in SMALL
-    for form in (shape_of(name), shape_of(name).of_prompt())
-    for int8 in (False, True)
-]
-
-
-@pytest.mark.parametrize("layer_program", PROGRAMS)
-def test_coremltools_infers_the_declared_types(layer_program: LayerProgram) -> None:
-    coremltools_oracle.infer(layer_program.program)
-
-
-@pytest.mark.parametrize("layer_program", PROGRAMS)
-def test_print_after_parse_is_the_identity(layer_program: LayerProgram) -> None:
-    text = mil.print_program(layer_program.program)
-    with Context() as context:
-        assert context.print(text) == text
-
-
-@pytest.mark.parametrize("layer_program", PROGRAMS)
-def test_coremltools_reads_every_weight_file(layer_program: LayerProgram, tmp_path: Path) -> None:
-    blobs = layer_program.program.weight_files("fp16")
-    for file in layer_program.program.files:
-        (array,) = coremltools_oracle.blob_arrays(blobs[file.path], tmp_path / "weights.bin")
-        (value,) = file.constants
-        stored = np.int8 if value.dtype == "int8" else np.float16
-        assert np.array_equal(array.ravel(), value.data.astype(stored).ravel())
 
 
 @pytest.mark.parametrize("chip", ["m2", "m3", "m4", "m5"])
@@ -74,14 +25,14 @@ def test_coremltools_reads_every_weight_file(layer_program: LayerProgram, tmp_pa
 def test_no_chip_from_m2_on_refuses_a_decode_program_of_a_shipped_model(
     name: str, chip: str
 ) -> None:
-    form = shape_of(name, layers=1)
+    form = decode_shape(name, layers=1)
     for int8 in (False, True):
         for each in (form, form.of_prompt()):
             program = decode_program(each, [constants(SHAPES[name])], int8=int8).program
             mil.require(program, chip)
 
 
-@pytest.mark.parametrize("layer_program", PROGRAMS)
+@pytest.mark.parametrize("layer_program", DECODE.values(), ids=DECODE)
 def test_one_packed_input_and_one_stacked_output_of_whole_widths(
     layer_program: LayerProgram,
 ) -> None:
@@ -93,7 +44,7 @@ def test_one_packed_input_and_one_stacked_output_of_whole_widths(
 
 
 def test_programs_of_a_token_and_of_a_prompt_share_their_input_and_the_order_of_outputs() -> None:
-    form = shape_of("odd")
+    form = decode_shape("odd")
     assert decode_input(form) == decode_input(form.of_prompt())
     rows = [list(decode_output(each).blocks) for each in (form, form.of_prompt())]
     assert rows[0] == rows[1]

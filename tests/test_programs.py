@@ -9,10 +9,9 @@ from pathlib import Path
 import coremltools_oracle
 import numpy as np
 import pytest
+from layer_programs import DECODE, SHAPES, constants
 
 from ane_train import mil
-from ane_train.model.layer import layer_shape
-from ane_train.model.spec import list_models
 from ane_train.native.engine import Context
 from ane_train.programs import (
     Constants,
@@ -23,24 +22,6 @@ from ane_train.programs import (
     layer_programs,
     softmax,
 )
-
-SHAPES = {spec.name: layer_shape(spec, spec.sequence) for spec in list_models()} | {
-    "odd": LayerShape(17, 40, 6, 2, 24, 72, 1e4, 1e-5, True),
-    "multi-head": LayerShape(32, 64, 4, 4, 16, 160, 1e4, 1e-5, False),
-    "group of all": LayerShape(64, 64, 8, 1, 8, 128, 5e5, 1e-6, False),
-    "three side by side": LayerShape(64, 40, 6, 2, 24, 72, 1e4, 1e-5, True, batch=3),
-    "two side by side": LayerShape(32, 64, 4, 4, 16, 160, 1e4, 1e-5, False, batch=2),
-}
-
-
-def constants(shape: LayerShape, file: str | None = None) -> Constants:
-    """Weights of a layer of this shape."""
-    d, f, q, kv, e = shape.dim, shape.ffn, shape.query, shape.key, shape.head_size
-    shapes = {"query": (q, d), "key": (kv, d), "value": (kv, d), "output": (d, q)}
-    shapes |= {"gate": (f, d), "up": (f, d), "down": (d, f), "query_norm": (e,), "key_norm": (e,)}
-    shapes |= {"attention_norm": (d,), "ffn_norm": (d,)}
-    draw = np.random.default_rng(0).random
-    return Constants({name: draw(size, np.float32) for name, size in shapes.items()}, file)
 
 
 def extra_programs(
@@ -68,6 +49,7 @@ PROGRAMS = [
     )
     for program in programs
 ]
+PROGRAMS += [pytest.param(program, id=f"decode {name}") for name, program in DECODE.items()]
 
 
 @pytest.mark.parametrize("layer_program", PROGRAMS)
@@ -90,7 +72,8 @@ def test_coremltools_reads_every_weight_file(layer_program: LayerProgram, tmp_pa
     for file in program.files:
         arrays = coremltools_oracle.blob_arrays(blobs[file.path], tmp_path / "weights.bin")
         for array, value in zip(arrays, file.constants, strict=True):
-            assert np.array_equal(array.ravel(), value.data.astype(np.float16).ravel())
+            stored = np.int8 if value.dtype == "int8" else np.float16
+            assert np.array_equal(array.ravel(), value.data.astype(stored).ravel())
 
 
 @pytest.mark.parametrize("chip", ["m2", "m3", "m4", "m5"])
