@@ -110,6 +110,17 @@ def test_initial_weights_depend_on_the_seed_alone_and_have_the_variance_of_the_t
     assert first["layers.0.down"].std() == pytest.approx(0.5 / math.sqrt(spec.ffn), rel=0.05)
 
 
+def test_initial_weights_are_the_same_on_any_number_of_cores(monkeypatch) -> None:
+    table = parameters(load_model("tiny"))
+    drawn = []
+    for cores in (1, 7):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        weights = Arena(table)
+        initialize(weights, table, seed=3)
+        drawn.append(weights.flat.tobytes())
+    assert drawn[0] == drawn[1]
+
+
 def test_the_fingerprint_changes_with_the_weights_meaning_only() -> None:
     spec = load_model("tiny")
     assert replace(spec, sequence=128, description="x").fingerprint == spec.fingerprint

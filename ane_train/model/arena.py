@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import numpy as np
@@ -38,12 +40,21 @@ class Arena:
 
 
 def initialize(weights: Arena, table: Sequence[Parameter], seed: int) -> None:
-    """Fills the weights; each parameter draws from its own stream of (seed, index)."""
-    for index, parameter in enumerate(table):
+    """Fills the weights; each parameter draws from its own stream of (seed, index).
+
+    So they can be drawn at the same time: NumPy lets other threads run meanwhile.
+    """
+
+    def fill(index: int) -> None:
+        parameter = table[index]
         view = weights[parameter.name]
         if parameter.std == 0.0:
             view.fill(1.0)
-            continue
+            return
         generator = np.random.Generator(np.random.Philox(key=[seed, index]))
         generator.standard_normal(out=view, dtype=np.float32)
         view *= np.float32(parameter.std)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(fill, range(len(table))):
+            pass
