@@ -1,5 +1,6 @@
 # make train: environment, build and a first training run; make test: environment, build and all
-# tests; make lib: build/lib/libane.* and build/include/ane.h for C programs, without Python.
+# tests; make bench: the same and all measures, or those of MEASURES="NAME ..."; make lib:
+# build/lib/libane.* and build/include/ane.h for C programs, without Python.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +9,7 @@ SOURCES := $(shell find csrc -name '*.[chm]' -o -name '*.def' -o -name '*.txt')
 FOLDERS := base engine cpu train
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 
-.PHONY: train test lib install lint format clean
+.PHONY: train test bench lib install lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,9 @@ train: $(VENV)/.built
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.tested
+	$(BIN)/python -m bench $(MEASURES)
 
 lint: $(VENV)/.built $(VENV)/.linted
 	$(BIN)/ruff check .
