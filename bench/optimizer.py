@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from ane_train.model.parameters import parameters
+from ane_train.model.arena import Arena, Array
+from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import load_model
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
@@ -37,10 +38,9 @@ _OPTIONS = arithmetic.AdamWOptions(
 def adamw(model: str, _folder: Path, rounds: int | None = None) -> Result:
     """Our update, PyTorch's on its best thread count, and copies, in turn."""
     context = Context()
-    sizes = [parameter.size for parameter in parameters(load_model(model))]
-    starts = (1.0, 1e-2, 1e-3, 1e-4)
-    arrays = [[np.full(size, start, np.float32) for size in sizes] for start in starts]
-    total = sum(sizes)
+    table = parameters(load_model(model))
+    arrays = [_filled(table, start) for start in (1.0, 1e-2, 1e-3, 1e-4)]
+    total = sum(parameter.size for parameter in table)
 
     def ours() -> float:
         start = time.perf_counter()
@@ -73,7 +73,14 @@ def adamw(model: str, _folder: Path, rounds: int | None = None) -> Result:
     return result
 
 
-def _fused(arrays: list[list[np.ndarray]]) -> tuple[Callable[[], float], int]:
+def _filled(table: Sequence[Parameter], value: float) -> list[Array]:
+    """An array for each parameter, as training lays them out."""
+    arena = Arena(table)
+    arena.flat.fill(value)
+    return [arena[parameter.name].reshape(-1) for parameter in table]
+
+
+def _fused(arrays: list[list[Array]]) -> tuple[Callable[[], float], int]:
     """torch.optim.AdamW(fused=True) on the arrays, on the faster thread count, and that."""
     import torch
 

@@ -110,6 +110,15 @@ def test_initial_weights_depend_on_the_seed_alone_and_have_the_variance_of_the_t
     assert first["layers.0.down"].std() == pytest.approx(0.5 / math.sqrt(spec.ffn), rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["tiny", "stories15m"])
+def test_every_parameter_begins_on_a_cache_line(name: str) -> None:
+    table = parameters(load_model(name))
+    for _ in range(3):
+        arena = Arena(table)
+        assert all(arena[parameter.name].ctypes.data % 64 == 0 for parameter in table)
+        assert not arena.flat.any()
+
+
 def test_initial_weights_are_the_same_on_any_number_of_cores(monkeypatch) -> None:
     table = parameters(load_model("tiny"))
     drawn = []
