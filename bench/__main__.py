@@ -17,28 +17,27 @@ from bench.worker import ROOT, clean_environment
 
 
 def main() -> int:
-    """Measures, prints the tables and writes the file; 1 if a measure failed."""
+    """Measures, writes the file anew after each measure, prints the tables; 1 if one failed."""
     arguments = _arguments()
     environment = clean_environment()
     os.environ.clear()
     os.environ.update(environment)
-    names = arguments.names or [name for name, each in MEASURES.items() if each.is_default]
-    began, measures = load(), {}
-    for name in names:
-        print(f"{MEASURES[name].title} ({name}) ...", file=sys.stderr, flush=True)
-        measures[name] = _measured(name, arguments.rounds)
-    report = {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "machine": machine(),
         "versions": versions(),
         "libraries": libraries(),
-        "load": [began, load()],
-        "measures": measures,
-        "ratios": case_ratios(measures),
+        "load": [load()],
+        "measures": {},
     }
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{heading(report)}\n{markdown(measures)}")
-    return int(any("error" in each for each in measures.values()))
+    for name in arguments.names or [name for name, each in MEASURES.items() if each.is_default]:
+        print(f"{MEASURES[name].title} ({name}) ...", file=sys.stderr, flush=True)
+        report["measures"][name] = _measured(name, arguments.rounds)
+        report["load"].append(load())
+        report["ratios"] = case_ratios(report["measures"])
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{heading(report)}\n{markdown(report['measures'])}")
+    return int(any("error" in each for each in report["measures"].values()))
 
 
 def _arguments() -> argparse.Namespace:
@@ -65,7 +64,7 @@ def _measured(name: str, rounds: int) -> dict[str, Any]:
     )
     title = {"title": MEASURES[name].title}
     if done.returncode != 0:
-        return title | {"error": f"failed with exit code {done.returncode}"}
+        return title | {"error": f"it ended with exit code {done.returncode}"}
     result: dict[str, Any] = json.loads(done.stdout)
     return title | result
 

@@ -42,9 +42,9 @@ def libraries() -> dict[str, str]:
     return {"blas": Context().blas_name, **_of_torch()}
 
 
-def load() -> float | None:
-    """Processes that wanted to run in the last minute, on average; None where it is not told."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+def load() -> float:
+    """Processes that wanted to run in the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
 
 
 def _version(package: str) -> str:

@@ -1,10 +1,11 @@
 """The one table of measures, and running one of them.
 
-`python -m bench.measures NAME ROUNDS` (0: as many as fit its time) prints its result as JSON.
+`python -m bench.measures NAME ROUNDS` (0: as many as fit its time) prints what it gives as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 from bench import checkpoint, decoding, growth, memory, optimizer, start, step
 from bench.samples import Result
 from bench.step import Case
-from bench.worker import ROOT
+from bench.worker import ROOT, SideError
 
 STORIES, QWEN = "stories110m", "qwen3_06b"
 B1, B4, Q1 = "stories110m_b1", "stories110m_b4", "qwen3_06b_b1"
@@ -73,7 +74,11 @@ def main(name: str, rounds: int) -> None:
     """Runs one measure with its files in a folder of its own, on the disk of the checkout."""
     (ROOT / "build").mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="bench-", dir=ROOT / "build") as folder:
-        print(MEASURES[name].run(Path(folder), rounds or None).to_json())
+        try:
+            result = MEASURES[name].run(Path(folder), rounds or None).to_dict()
+        except SideError as error:
+            result = {"error": str(error)}
+        print(json.dumps(result, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,8 @@ import sys
 
 def main(command: list[str]) -> int:
     """The exit code of the command, whose output goes to nowhere."""
-    number = os.posix_spawnp(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
+    nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+    number = os.posix_spawnp(command[0], command, os.environ, file_actions=[nowhere])
     _, status, usage = os.wait4(number, 0)
     print(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     return os.waitstatus_to_exitcode(status)

@@ -1,8 +1,8 @@
 """bench.json and the Markdown table, from what the measures gave.
 
-bench.json: `schema`, `machine`, `versions`, `libraries`, `load` (before and after), `measures` (by
-name: title, series with every sample, median and spread, ratios with bars, notes; or an error),
-and `ratios`: by case, the ratios of its measures by name.
+bench.json: `schema`, `machine`, `versions`, `libraries`, `load` (before, and after each measure),
+`measures` (by name: title, series with every sample, median and spread, ratios with bars, notes;
+or an error), and `ratios`: by case, the ratios of its measures by name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def heading(report: Mapping[str, Any]) -> str:
     machine, load = report["machine"], report["load"]
     lines = [
         f"- {machine['chip']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}; load {load[0]} before, {load[-1]} after",
+        f"{machine['system']}; load {min(load)} to {max(load)}",
         "- " + ", ".join(f"{name} {text}" for name, text in report["versions"].items()),
         "- " + "; ".join(f"{name}: {text}" for name, text in report["libraries"].items()),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,10 +93,6 @@ class Result:
             "notes": [*self.notes, *wide],
             "facts": self.facts,
         }
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(self.to_dict(), allow_nan=False)
 
 
 def interleaved(
