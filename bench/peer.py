@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from ane_train.model.spec import ModelSpec, load_model
 
@@ -69,6 +70,7 @@ class Decoding:
     """Tokens after a prompt, one at a time, in fp32 with transformers' key-value cache."""
 
     def __init__(self, model: str) -> None:
+        logging.set_verbosity_error()
         self.model = new_model(load_model(model)).eval()
         self.facts: dict[str, str] = {}
 
