@@ -12,7 +12,7 @@ from peers import peer_of
 from ane_train.errors import ModelError
 from ane_train.model.arena import Arena, initialize
 from ane_train.model.layer import layer_shape
-from ane_train.model.memory import available, estimate
+from ane_train.model.memory import available, estimate, tile_positions
 from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import list_models, load_model, parse_model
 
@@ -140,3 +140,13 @@ def test_memory_grows_with_the_model_and_fits_the_machine_for_tiny() -> None:
     tiny, big = load_model("tiny"), load_model("qwen3_06b")
     assert estimate(tiny, layer_shape(tiny, 64)).total < available()
     assert estimate(big, layer_shape(big, 256)).total > 16 * count(big)
+
+
+@pytest.mark.parametrize("vocabulary", [256, 32_000, 151_936, 10_000_000])
+@pytest.mark.parametrize("columns", [1, 17, 256, 1000])
+def test_tiles_of_positions_are_few_equal_and_small(vocabulary: int, columns: int) -> None:
+    tile = tile_positions(vocabulary, columns)
+    tiles = -(-columns // tile)
+    assert tile <= 16 or 4 * vocabulary * tile <= 80 << 20
+    assert tiles * tile - columns < tiles
+    assert tiles == 1 or 4 * vocabulary * -(-columns // (tiles - 1)) > 80 << 20

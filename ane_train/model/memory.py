@@ -26,7 +26,7 @@ from ane_train.programs import (
     split_vocabulary,
 )
 
-_LOGITS_TILE = 64 << 20
+_LOGITS_TILE = 80 << 20
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
 
 
@@ -43,12 +43,16 @@ class MemoryEstimate:
 
 
 def tile_positions(vocabulary: int, columns: int) -> int:
-    """Of BS positions those whose fp32 logits fit 64 MiB: at least 16, at most all."""
-    return min(columns, max(16, _LOGITS_TILE // (4 * vocabulary)))
+    """Of BS positions a tile's, whose fp32 logits fit 80 MiB or are 16 rows; as few as can be.
+
+    Each tile costs two passes over the classifier and two over its gradient, so they are equal.
+    """
+    most = max(16, _LOGITS_TILE // (4 * vocabulary))
+    return -(-columns // -(-columns // most))
 
 
 def tile_rows(vocabulary: int, columns: int) -> int:
-    """Rows of the vocabulary whose fp32 logits over BS positions fit 64 MiB: at least 16."""
+    """Rows of the vocabulary whose fp32 logits over BS positions fit 80 MiB: at least 16."""
     return min(vocabulary, max(16, _LOGITS_TILE // (4 * columns)))
 
 
