@@ -151,6 +151,11 @@ static ane_status run_step(const execution *run, const mil_step *step) {
         mil_product_run(pool, run->context->blas, &step->product, operand(run, &step->product.a),
                         operand(run, &step->product.b), address(run, &step->product.out));
         break;
+    case MIL_STEP_SCORES:
+        mil_scores_run(pool, run->context->blas, &step->scores,
+                       operand(run, &step->scores.product.a), operand(run, &step->scores.product.b),
+                       address(run, &step->scores.product.out));
+        break;
     case MIL_STEP_PACKED:
         run_packed(run, &step->packed);
         break;

@@ -19,8 +19,8 @@ typedef struct product_run {
     bool by_rows;
 } product_run;
 
-/* A view that BLAS can read: unit stride along one of its last two axes. */
-static ane_matrix matrix_of(const mil_view *view, mil_operand_source storage, size_t batch) {
+/* Unit stride is along one of the last two axes. */
+ane_matrix mil_matrix_of(const mil_view *view, mil_operand_source storage, size_t batch) {
     size_t axes = view->rank - 2, columns = view->dim[axes + 1], rows = view->dim[axes];
     ptrdiff_t down = view->stride[axes], along = view->stride[axes + 1];
     ptrdiff_t at = mil_view_at(view, axes, batch) * (storage.half ? 2 : 4);
@@ -47,8 +47,8 @@ static void run_strip(void *argument, size_t index) {
     size_t batch = index / run->strips, start = index % run->strips * run->strip;
     size_t axes = product->out.rank - 2;
     ane_product whole = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f};
-    whole.a = matrix_of(&product->a, run->a, batch);
-    whole.b = matrix_of(&product->b, run->b, batch);
+    whole.a = mil_matrix_of(&product->a, run->a, batch);
+    whole.b = mil_matrix_of(&product->b, run->b, batch);
     whole.c = run->out + mil_view_at(&product->out, axes, batch);
     whole.ldc = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
     whole.rounds = product->rounds && !product->bias;

@@ -33,8 +33,15 @@ typedef struct mil_operand_source {
     bool half;
 } mil_operand_source;
 
+/* A view that BLAS can read, of one index of its batch axes. */
+ane_matrix mil_matrix_of(const mil_view *view, mil_operand_source storage, size_t batch);
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
                      mil_operand_source a, mil_operand_source b, float *out);
+
+/* --- kernel_scores.c --- */
+
+void mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
+                    mil_operand_source a, mil_operand_source b, float *out);
 
 /* --- kernel_packed.c --- */
 

@@ -26,6 +26,7 @@ typedef struct mil_value_state {
     bool has_view;  /* `view` says where readers find it */
     bool has_home;  /* `home` says where its group writes it */
     bool has_place; /* `place` says where a consumer wants it */
+    bool lowered;   /* together with an op before */
     size_t group;   /* open group that makes it; MIL_NONE: none */
     size_t ready;   /* number of steps after which it can be read */
     mil_view view, home, place;
@@ -92,10 +93,17 @@ void mil_choose_places(mil_lowering *lowering);
 /* --- lower_compute.c --- */
 
 void mil_lower_matmul(mil_lowering *lowering, const mil_op *op);
+/* The product of a matmul, with its operands made ready for BLAS and `out` as its result. */
+mil_product mil_product_of(mil_lowering *lowering, const mil_op *op, mil_view out);
 void mil_lower_conv(mil_lowering *lowering, const mil_op *op);
 void mil_lower_softmax(mil_lowering *lowering, const mil_op *op);
 void mil_lower_reduce(mil_lowering *lowering, const mil_op *op);
 void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
+
+/* --- lower_scores.c --- */
+
+/* True if the op, the mask that is added to its result and the softmax of that are one step. */
+bool mil_lower_scores(mil_lowering *lowering, const mil_op *op);
 
 /* --- lower_packed.c --- */
 

@@ -93,7 +93,7 @@ static mil_product transposed_product(const mil_product *product) {
 }
 
 /* `product` says what is multiplied and where the result goes. */
-static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product product) {
+static mil_product finished(mil_lowering *lowering, const mil_op *op, mil_product product) {
     size_t rank = product.out.rank;
     product.a = broadcast_batch(&product.a, &product.out);
     product.b = broadcast_batch(&product.b, &product.out);
@@ -102,6 +102,11 @@ static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product 
     product.rounds = mil_rounds(lowering, op->outputs[0]);
     lowering->plan->flops += product_flops(&product);
     fold_batch(&product);
+    return product;
+}
+
+static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product product) {
+    product = finished(lowering, op, product);
     size_t step = mil_add_step(lowering, (mil_step){MIL_STEP_PRODUCT, op, .product = product});
     mil_touch(lowering, &product.a, step);
     mil_touch(lowering, &product.b, step);
@@ -116,6 +121,16 @@ static mil_view product_target(mil_lowering *lowering, size_t value) {
     return mil_target(lowering, value);
 }
 
+mil_product mil_product_of(mil_lowering *lowering, const mil_op *op, mil_view out) {
+    mil_product product = {.out = out};
+    product.a = matrices(lowering, op, 0);
+    product.b = matrices(lowering, op, 1);
+    if (lowering->plan->hazards & ANE_HAZARD_MATMUL_RANGE &&
+        mil_output_type(lowering->program, op)->dtype == MIL_FP16)
+        product.limit = MIL_MATMUL_LIMIT;
+    return finished(lowering, op, product);
+}
+
 void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     const mil_type *type = mil_output_type(program, op);
@@ -123,7 +138,7 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
         mil_lower_delegate(lowering, op);
         return;
     }
-    if (mil_lower_packed_matmul(lowering, op)) return;
+    if (mil_lower_packed_matmul(lowering, op) || mil_lower_scores(lowering, op)) return;
     mil_product product = {0};
     product.a = matrices(lowering, op, 0);
     product.b = matrices(lowering, op, 1);

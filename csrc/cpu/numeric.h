@@ -242,6 +242,13 @@ static inline float mil_largest(size_t n, const float *x) {
     return lane[0];
 }
 
+static inline void mil_softmax(size_t n, float *x) {
+    float largest = mil_largest(n, x);
+    for (size_t i = 0; i < n; i++) x[i] = mil_exp(x[i] - largest);
+    float inverse = 1.0f / mil_sum(n, x);
+    for (size_t i = 0; i < n; i++) x[i] *= inverse;
+}
+
 /* Row functions from x to y, n elements each, that do not overlap. */
 static inline void mil_softmax_row(size_t n, const float *x, float *y) {
     float largest = mil_largest(n, x);

@@ -212,7 +212,8 @@ static void lower_program(mil_lowering *lowering) {
     for (size_t i = 0; i < program->op_count; i++) {
         const mil_op *op = &program->ops[i];
         size_t out = op->outputs[0];
-        bool known = lowering->plan->constants[out] || lowering->plan->packed[out];
+        bool known = lowering->plan->constants[out] || lowering->plan->packed[out] ||
+                     lowering->values[out].lowered;
         if (op_is_needed(lowering, op) && !known) lower_op(lowering, op);
     }
     for (size_t i = 0; i < program->output_count; i++) store_output(lowering, i);

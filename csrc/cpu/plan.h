@@ -89,6 +89,16 @@ typedef struct mil_rows {
     bool rounds;
 } mil_rows;
 
+/* softmax(a b + mask) along the last axis. Where no product can be so large that what is masked
+ * counted, masked columns are not computed: they are zero. */
+typedef struct mil_scores {
+    mil_product product; /* out: contiguous */
+    const float *mask;   /* [mask_rows, N]; row i of the result has row i % mask_rows */
+    size_t mask_rows;
+    size_t *kept; /* per row of the mask: columns before those that are masked */
+    float reach;  /* products up to that cannot bring a masked column back; 0: none is masked */
+} mil_scores;
+
 typedef struct mil_copy {
     mil_view from, to;
 } mil_copy;
@@ -107,6 +117,7 @@ typedef enum mil_step_kind {
     MIL_STEP_GROUP,
     MIL_STEP_PRODUCT,
     MIL_STEP_PACKED,
+    MIL_STEP_SCORES,
     MIL_STEP_SOFTMAX,
     MIL_STEP_LAYER_NORM,
     MIL_STEP_REDUCE,
@@ -122,6 +133,7 @@ typedef struct mil_step {
         mil_group group;
         mil_product product;
         mil_packed packed;
+        mil_scores scores;
         mil_rows rows;
         mil_delegate delegate;
     };
