@@ -46,12 +46,12 @@ typedef struct tile_kernel {
     void (*store)(const float *sums, const tile_finish *how, float *out, size_t stride);
 } tile_kernel;
 
+#if defined(HAS_KERNELS)
+
 static inline float element_at(const operand *from, size_t at, bool half) {
     return half ? ane_float_from_half(((const uint16_t *)from->data)[at])
                 : ((const float *)from->data)[at];
 }
-
-#if defined(HAS_KERNELS)
 
 /* The rows of a weight are short pieces of long ones: no processor guesses which come next. */
 static inline void prefetch(const operand *from, size_t at, bool half) {
