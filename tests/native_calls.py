@@ -102,8 +102,12 @@ def _array(name: str) -> Any:
 
 
 def arithmetic_calls() -> Iterator[tuple[str, Call]]:
-    """Every public function of `arithmetic`, as a function of the context alone."""
-    functions = {n: f for n, f in _public(arithmetic).items() if inspect.isfunction(f)}
+    """Every public function of `arithmetic` that takes a context, as a function of that alone."""
+    functions = {
+        name: function
+        for name, function in _public(arithmetic).items()
+        if inspect.isfunction(function) and "context" in inspect.signature(function).parameters
+    }
     for name, function in functions.items():
         arguments: dict[str, Any] = {}
         for parameter in list(inspect.signature(function).parameters.values())[1:]:

@@ -115,8 +115,8 @@ MISTAKES = {
     ),
     "a missing bounds check": Mistake(
         Fault(
-            "framework.m",
-            "*encoding && length + 1 < ENCODING_SIZE;",
+            "encoding.c",
+            "*encoding && length + 1 < size;",
             "*encoding;",
         ),
         with_long_types,

@@ -72,3 +72,13 @@ def test_blocks_that_do_not_fit_are_refused(right: Block, reason: str) -> None:
         with pytest.raises(EngineError, match=reason):
             arithmetic.outer_product((surface, Block(0, 0, 5, 8)), (surface, right), out)
     assert not out.any()
+
+
+@pytest.mark.parametrize("closed", ["left", "right"])
+def test_a_closed_surface_is_an_error(closed: str) -> None:
+    with Context(threads=1) as context:
+        surfaces = {"left": context.surface(64, 64, 2), "right": context.surface(64, 64, 2)}
+        surfaces[closed].close()
+        left, right = ((surface, Block(0, 0, 4, 8)) for surface in surfaces.values())
+        with pytest.raises(EngineError, match="is closed"):
+            arithmetic.outer_product(left, right, np.zeros((4, 4), np.float32))
