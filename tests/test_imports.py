@@ -15,7 +15,7 @@ ORDER = [
     *("errors", "records", "_build", "_native", "native"),
     *("config_values", "config_rules", "config", "config_text"),
     *("mil", "programs", "model", "plan", "engine", "data", "metrics", "storage"),
-    *("interop", "doctor", "explore", "generate", "lm_eval", "train", "cli", "__main__"),
+    *("interop", "doctor", "explore", "generate", "lm_eval", "train", "chip", "cli", "__main__"),
 ]
 
 
