@@ -1,0 +1,163 @@
+"""What the benchmarks found, as records: the JSON report is exactly these, and nothing personal.
+
+Its form is results.schema.json beside this file; a change of it raises SCHEMA. Times are in
+milliseconds, sizes in bytes, GB and TFLOP in powers of ten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+from ane_train.chip.statistics import summarize
+from ane_train.doctor.report import Facts
+from ane_train.errors import DataError
+from ane_train.records import from_json, to_json
+
+KIND, SCHEMA = "ane-train bench", 1
+
+OK, WRONG, REFUSED, FAILED = "ok", "wrong", "refused", "failed"
+CRASHED, HUNG, SKIPPED = "crashed", "hung", "skipped"
+STATUSES = (OK, WRONG, REFUSED, FAILED, CRASHED, HUNG, SKIPPED)
+
+# Numbers that are not timings themselves: what each is.
+VALUES: Mapping[str, str] = MappingProxyType(
+    {
+        "gflop": "10^9 floating-point operations of one evaluation",
+        "bytes": "weights and surfaces that one evaluation reads or writes once",
+        "tflops": "10^12 operations per second, by the median",
+        "peak_tflops": "rated peak of the chip at this precision",
+        "share_of_peak": "tflops over peak_tflops",
+        "sustained_tflops": "over sustained_seconds without a break",
+        "sustained_seconds": "how long that was",
+        "gbps": "10^9 bytes per second, by the median",
+        "relative_error": "RMS of the difference to fp16, over the RMS of fp16",
+        "error_bound": "what relative_error may be at most",
+        "evaluations": "of the program in one micro-batch",
+        "predicted_ms": "what `ane-train plan` says of the same",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Timings of one thing, all of them. wide: the spread is too large to trust the median."""
+
+    quantity: str
+    unit: str
+    samples: tuple[float, ...]
+    median: float
+    spread: float
+    wide: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How far outputs were off before anything was timed: RMS over the RMS of the reference."""
+
+    against: str
+    error: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One case. sizes: what was built; text: why it is not ok, or what else is to be said."""
+
+    benchmark: str
+    name: str
+    variant: str
+    sizes: Mapping[str, int]
+    status: str
+    text: str = ""
+    proof: Proof | None = None
+    series: tuple[Series, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def timing(self, quantity: str) -> Series | None:
+        """The series of that name, if it was measured."""
+        return next((one for one in self.series if one.quantity == quantity), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Two lines through the times of a sweep over bytes; knee_bytes is null where one line does.
+
+    offset_ms is the time at no bytes; bandwidths are those of the lines' slopes.
+    """
+
+    name: str
+    knee_bytes: float | None
+    offset_ms: float
+    before_gbps: float | None
+    after_gbps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """asked: --engine; used: "ane" or "cpu"; chip: profile ("m4") of a used ANE, else empty."""
+
+    asked: str
+    used: str
+    reason: str
+    chip: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one command measured."""
+
+    kind: str
+    schema: int
+    machine: Facts
+    engine: EngineFacts
+    quick: bool
+    results: tuple[Result, ...]
+    fits: tuple[Fit, ...] = ()
+
+    @property
+    def wide(self) -> tuple[int, int]:
+        """How many timings have a wide spread, and how many there are."""
+        series = [one for result in self.results for one in result.series]
+        return sum(one.wide for one in series), len(series)
+
+    def to_text(self) -> str:
+        """The report as JSON."""
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def series(quantity: str, milliseconds: Sequence[float]) -> Series:
+    """The timings with their summary; at least one."""
+    summary = summarize(milliseconds)
+    samples = tuple(float(sample) for sample in milliseconds)
+    return Series(quantity, "ms", samples, summary.median, summary.spread, summary.is_wide)
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of a report."""
+    found: dict[str, object] = json.loads(
+        resources.files("ane_train.chip").joinpath("results.schema.json").read_text("utf-8")
+    )
+    return found
+
+
+def read_report(path: Path) -> Report:
+    """The report of a file; DataError says why it is none."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise DataError(f"{path} is not JSON: give a file that `ane-train bench` wrote") from None
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise DataError(f"{path} is no report of `ane-train bench`")
+    if data.get("schema") != SCHEMA:
+        raise DataError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}")
+    try:
+        return from_json(Report, data)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
