@@ -14,23 +14,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from ane_train.doctor.scrub import scrub
-from ane_train.doctor.settings import Job
-from ane_train.doctor.worker import DONE, FAREWELL, MARK
+from ane_train.doctor.serve import DONE, FAREWELL, MARK
 from ane_train.records import to_json
 
 SILENCE = 300.0  # seconds without a finding, after which a worker is ended
 
 
 class DiedError(Exception):
-    """A worker ended before its job was done; the message says how, without names or paths."""
+    """A worker ended before its job was done; the message says how, without names or paths.
+
+    hung: whether it had to be ended.
+    """
+
+    def __init__(self, text: str, *, hung: bool = False) -> None:
+        super().__init__(text)
+        self.hung = hung
 
 
-def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
+def findings(
+    job: Any, silence: float = SILENCE, module: str = "ane_train.doctor"
+) -> Iterator[tuple[str, Any]]:
     """(word, value) of each finding of a new process; DiedError if it does not finish.
 
-    The process also ends when this one does, however that ends: then its stdin is closed.
+    job: the record that the module, when it is run, reads with `serve`. The process also ends when
+    this one does, however that ends: then its stdin is closed.
     """
-    command = [sys.executable, "-m", "ane_train.doctor"]
+    command = [sys.executable, "-m", module]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         # In a group of its own, lest a Ctrl-C comes twice: from the terminal, and by its stdin.
         process = subprocess.Popen(
@@ -53,7 +62,7 @@ def findings(job: Job, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
         finally:
             _end(process)
         errors.seek(0)
-        raise DiedError(_how(ended, errors.read(), silence))
+        raise DiedError(_how(ended, errors.read(), silence), hung=ended is None)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -69,7 +78,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def _send(process: subprocess.Popen[bytes], job: Job) -> None:
+def _send(process: subprocess.Popen[bytes], job: Any) -> None:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(to_json(job)).encode() + b"\n")

@@ -1,20 +1,9 @@
-"""The process in which driver and cases run: reads a job from stdin, writes findings to stdout.
-
-One marked line of JSON for each finding, written at once, so that all but the last is known
-when the process dies. Unmarked lines are somebody else's.
-"""
+"""The process in which driver and cases run, one job at a time."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import threading
-import time
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 from ane_train.doctor.cases import program_cases
 from ane_train.doctor.decode import try_classifier
@@ -31,6 +20,7 @@ from ane_train.doctor.report import (
 )
 from ane_train.doctor.run import Bench, try_case
 from ane_train.doctor.scrub import scrub, scrub_record
+from ane_train.doctor.serve import Answers, serve
 from ane_train.doctor.settings import (
     CASES,
     CHOOSE,
@@ -48,35 +38,14 @@ from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.quick import open_hardware
 from ane_train.native.engine import Context
 from ane_train.native.library import NativeError
-from ane_train.records import from_json, to_json
 
-MARK = "doctor: "
 DELTA_QUESTION = "Does a compiled program fail to take new weights (--delta)?"
-DEVICE, CHOICE, BEGIN, FOUND, FULL, DONE = "device", "choice", "begin", "found", "full", "done"
-FAREWELL = 3.0  # seconds for a worker to end by itself
-Answers = Generator[tuple[str, Any], None, None]
+DEVICE, CHOICE, BEGIN, FOUND, FULL = "device", "choice", "begin", "found", "full"
 
 
 def main() -> None:
     """Does the job that is on the first line of stdin; ends when stdin does."""
-    job = from_json(Job, json.loads(sys.stdin.readline()))
-    unwanted = threading.Event()
-    threading.Thread(target=_watch_stdin, args=(unwanted,), daemon=True).start()
-    with closing(WORK[job.work](job)) as answers:
-        for word, value in answers:
-            print(f"{MARK}{json.dumps({word: to_json(value)})}", flush=True)
-            if unwanted.is_set():
-                return
-    print(f"{MARK}{json.dumps({DONE: True})}", flush=True)
-
-
-def _watch_stdin(unwanted: threading.Event) -> None:
-    """Lets the main thread end between two findings, and ends the process if it hangs."""
-    while os.read(0, 1):
-        pass
-    unwanted.set()
-    time.sleep(FAREWELL)
-    os._exit(1)
+    serve(Job, lambda job: WORK[job.work](job))
 
 
 def _look(job: Job) -> Answers:
