@@ -33,7 +33,7 @@ from ane_train.doctor.rows import Array
 from ane_train.doctor.scrub import scrub
 from ane_train.engine.profile import digest
 from ane_train.model.memory import available
-from ane_train.native.engine import Context, Program
+from ane_train.native.engine import Context, Port, Program, Surface
 from ane_train.native.library import NativeError
 
 SEED = 20
@@ -82,14 +82,17 @@ class _StoppedError(Exception):
     """A case that got no further: the verdict that the error means, and why."""
 
     def __init__(self, error: BaseException) -> None:
-        self.verdict = _meaning(error)
+        self.verdict = meaning(error)
         kind = "" if isinstance(error, NativeError) else f"{type(error).__name__}: "
         tried = "not tried: " if self.verdict == SKIPPED else ""
         super().__init__(scrub(f"{tried}{kind}{error}"))
 
 
-def _meaning(error: BaseException) -> str:
-    """A want of room, files or memory says nothing of a program unless the ANE reports it."""
+def meaning(error: BaseException) -> str:
+    """The verdict on a program whose compile or evaluation ended with this error.
+
+    A want of room, files or memory says nothing of a program unless the ANE reports it.
+    """
     if not isinstance(error, NativeError):
         return FAILED
     if error.status in _WANTS and error.domain in _AROUND:
@@ -119,7 +122,7 @@ def try_case(case: Case, bench: Bench) -> Found:
 
 def compared(found: Found, got: Array, wanted: Array, tolerance: float) -> Found:
     """`found` with the errors of an array and the verdict that follows from the tolerance."""
-    return _with_errors(found, _errors(got, wanted), tolerance)
+    return _with_errors(found, errors_of(got, wanted), tolerance)
 
 
 def describe(case: Case, verdict: str, text: str) -> Found:
@@ -177,13 +180,8 @@ def _evaluated(
     evaluations: int,
     stack: ExitStack,
 ) -> tuple[list[Array], float, int]:
-    surfaces = []
-    for port in (*compiled.inputs, *compiled.outputs):
-        size = 2 if port.dtype == "fp16" else 4
-        surface = context.surface(math.prod(port.shape[:-1]), port.shape[-1], size)
-        stack.callback(surface.close)
-        surfaces.append(surface)
-    sources, targets = surfaces[: len(inputs)], surfaces[len(inputs) :]
+    sources = port_surfaces(context, compiled.inputs, stack)
+    targets = port_surfaces(context, compiled.outputs, stack)
     for source, values in zip(sources, inputs, strict=True):
         source.write(values)
     request = compiled.request(sources, targets)
@@ -193,8 +191,19 @@ def _evaluated(
         start = time.perf_counter()
         request.evaluate()
         times.append(time.perf_counter() - start)
-    bytes_ = sum(item.channels * item.width * item.element_size for item in surfaces)
+    bytes_ = sum(item.channels * item.width * item.element_size for item in sources + targets)
     return [target.read() for target in targets], 1e3 * statistics.median(times), bytes_
+
+
+def port_surfaces(context: Context, ports: Sequence[Port], stack: ExitStack) -> list[Surface]:
+    """A surface for each port, closed with the stack."""
+    surfaces = []
+    for port in ports:
+        size = 2 if port.dtype == "fp16" else 4
+        surface = context.surface(math.prod(port.shape[:-1]), port.shape[-1], size)
+        stack.callback(surface.close)
+        surfaces.append(surface)
+    return surfaces
 
 
 def _wanted(case: Case, bench: Bench, inputs: Sequence[Array]) -> list[Array]:
@@ -217,11 +226,12 @@ def compare(case: Case, got: Sequence[Array], wanted: Sequence[Array]) -> Errors
         ]
         pairs = [(pairs[0][0][place], pairs[0][1][place]) for place in places]
     return max(
-        (_errors(*pair) for pair in pairs), key=lambda error: (error.unlike, error.rms_relative)
+        (errors_of(*pair) for pair in pairs), key=lambda error: (error.unlike, error.rms_relative)
     )
 
 
-def _errors(got: Array, wanted: Array) -> Errors:
+def errors_of(got: Array, wanted: Array) -> Errors:
+    """How far one array is off the other."""
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(wanted)
     if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True):

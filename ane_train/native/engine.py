@@ -203,8 +203,9 @@ class Context:
         *,
         donor: Program | None = None,
         engine: str | None = None,
+        load: bool = True,
     ) -> Program:
-        """Compiles and loads MIL text with its weight files. NativeError with line and column.
+        """Compiles (and loads) MIL text with its weight files. NativeError with line and column.
 
         With a `donor`, a program of equal text, its compiled form is used and nothing is compiled.
         `engine` "software" runs this program in software, on this engine's surfaces.
@@ -224,7 +225,8 @@ class Context:
         )
         check(self._pointer, status)
         program = Program(self, made[0])
-        program.load()
+        if load:
+            program.load()
         return program
 
     def print(self, text: str) -> str:
@@ -428,7 +430,7 @@ class Program:
         return Request(self._context, made[0])
 
     def load(self) -> None:
-        """Makes the program ready; `Context.compile` has done it."""
+        """Makes the program ready; `Context.compile` has done it unless told not to."""
         self._check(lib.ane_program_load(self._pointer))
 
     def unload(self) -> None:

@@ -1,0 +1,97 @@
+"""One case of a benchmark: what it builds, how long it may take, what is timed once it is proved.
+
+There is one way to run a case, `try_case`, and it times nothing that was not proved right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ane_train.chip.proof import Experiment, Trial, UnprovedError, prove
+from ane_train.chip.results import OK, Fit, Result, Series
+from ane_train.chip.settings import Settings
+from ane_train.chip.timing import FULL, QUICK, Effort
+from ane_train.mil import Chip
+from ane_train.native.engine import Context
+
+QUEUE = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The engine at hand; chip: of an ANE, None for the software engine."""
+
+    context: Context
+    chip: Chip | None
+    settings: Settings
+
+    @property
+    def effort(self) -> Effort:
+        """How many samples are taken."""
+        return QUICK if self.settings.quick else FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured, and what else is to be said."""
+
+    series: tuple[Series, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+Build = Callable[[Bench], Experiment]
+Measure = Callable[[Bench, Trial], Measured]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row of a benchmark. sizes, variant: as in `results.Result`.
+
+    dispatch: the path that it is evaluated on; any but the queue is of the ANE alone.
+    ends_sweep: whether larger ones of the same variant are not tried once this fails.
+    """
+
+    name: str
+    variant: str
+    sizes: Mapping[str, int]
+    build: Build
+    measure: Measure
+    dispatch: str = QUEUE
+    ends_sweep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A name on the command line. fits: what the results of its cases say together."""
+
+    name: str
+    help: str
+    cases: Callable[[Settings], Sequence[Case]]
+    fits: Callable[[Sequence[Result]], list[Fit]] = lambda _: []
+
+
+def try_case(benchmark: str, case: Case, bench: Bench) -> Result:
+    """What came of a case; whatever it raises but UnprovedError ends the process."""
+    try:
+        with prove(bench.context, case.build(bench)) as trial:
+            measured = case.measure(bench, trial)
+    except UnprovedError as error:
+        return describe(benchmark, case, error.status, str(error))
+    return Result(
+        benchmark,
+        case.name,
+        case.variant,
+        case.sizes,
+        OK,
+        measured.text,
+        trial.proof,
+        measured.series,
+        {**trial.values, **measured.values},
+    )
+
+
+def describe(benchmark: str, case: Case, status: str, text: str) -> Result:
+    """The result of a case that was not timed."""
+    return Result(benchmark, case.name, case.variant, case.sizes, status, text)
