@@ -61,15 +61,25 @@ class Case:
     dispatch: str = QUEUE
     ends_sweep: bool = False
 
+    @property
+    def label(self) -> str:
+        """What it is called; another for each case of a benchmark."""
+        return f"{self.name}, {self.variant}"
+
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A name on the command line. fits: what the results of its cases say together."""
+    """A name on the command line.
+
+    fits: what the results of its cases say together. alone: whether each case is to have a process
+    of its own; else one goes on until a case is not ok.
+    """
 
     name: str
     help: str
     cases: Callable[[Settings], Sequence[Case]]
     fits: Callable[[Sequence[Result]], list[Fit]] = lambda _: []
+    alone: bool = False
 
 
 def try_case(benchmark: str, case: Case, bench: Bench) -> Result:

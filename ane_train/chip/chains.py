@@ -125,17 +125,18 @@ def draw_chain(depth: int, channels: int, seed: int) -> Chain:
     return Chain(matrices, columns, powers, scales)
 
 
-def chain_program(chain: Chain, shape: tuple[int, int, int, int], *, int8: bool) -> mil.Program:
+def chain_program(
+    matrices: Sequence[Floats], shape: tuple[int, int, int, int], scales: Sequence[float] = ()
+) -> mil.Program:
     """1x1 convolutions one after another on [1, C, H, W]; all weights are in one file.
 
-    In 8 bits the weights have a scale for each output channel, and what goes into a convolution is
-    quantised with a scale of its own.
+    With scales it is in 8 bits: what goes into a convolution is quantised with its own, the weights
+    with one for each output channel.
     """
     b = mil.Builder(file="weights")
     x = b.input("x", shape)
-    for index, matrix in enumerate(chain.matrices):
-        if int8:
-            scale = chain.scales[index]
-            x = b.dequantize(b.quantize(x, scale), scale)
-        x = b.conv(x, matrix_constant(b, matrix, f"w{index}", int8=int8))
+    for index, matrix in enumerate(matrices):
+        if scales:
+            x = b.dequantize(b.quantize(x, scales[index]), scales[index])
+        x = b.conv(x, matrix_constant(b, matrix, f"w{index}", int8=bool(scales)))
     return b.build([x])

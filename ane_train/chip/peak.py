@@ -73,7 +73,8 @@ def _chain_case(depth: int, channels: int, spatial: str, precision: str) -> Case
     def build(bench: Bench) -> Experiment:
         require_memory(16 * weights + 24 * channels * places, available())
         chain = draw_chain(depth, channels, SEED)
-        program = chain_program(chain, (1, channels, height, width), int8=precision == INT8)
+        scales = chain.scales if precision == INT8 else ()
+        program = chain_program(chain.matrices, (1, channels, height, width), scales)
         inputs = [repeated(chain.columns, places).reshape(channels * height, width)]
 
         def spread(columns: Array) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Makes the whole report: chooses the engine and runs every case in a process of its own.
+"""Makes the whole report: chooses the engine and runs every case, in processes of their own.
 
 A case that crashes or hangs is a result like any other, and ends nothing but itself.
 """
@@ -32,7 +32,6 @@ from ane_train.records import from_json
 
 Progress = Callable[[int, int, str], object]  # done, of how many, what comes next
 MODULE = "ane_train.chip"
-DIED = (CRASHED, HUNG)
 
 
 def measure(
@@ -66,38 +65,57 @@ def measure(
 def _results(
     settings: Settings, names: Sequence[str], hardware: bool, progress: Progress
 ) -> Iterator[Result]:
-    cases = [(name, case) for name in names for case in BENCHMARKS[name].cases(settings)]
+    """Of every case, in the order of the table."""
+    rows = [(name, case) for name in names for case in BENCHMARKS[name].cases(settings)]
     ended: dict[tuple[str, str], str] = {}
-    for done, (benchmark, case) in enumerate(cases):
-        progress(done, len(cases), f"{benchmark}: {case.name} {case.variant}")
-        sweep = (benchmark, case.variant)
-        if sweep in ended:
-            text = f"not tried after {ended[sweep]} failed"
-            yield describe(benchmark, case, SKIPPED, text)
+    done = 0
+    while done < len(rows):
+        name, case = rows[done]
+        if (name, case.variant) in ended:
+            text = f"not tried after {ended[name, case.variant]} failed"
+            done += 1
+            yield describe(name, case, SKIPPED, text)
             continue
-        result = run_case(benchmark, case, settings, hardware)
-        if case.ends_sweep and result.status != OK:
-            ended[sweep] = case.name
-        yield result
-    progress(len(cases), len(cases), "")
+        progress(done, len(rows), f"{name}: {case.label}")
+        for result in run_cases(name, _together(rows[done:]), settings, hardware):
+            if rows[done][1].ends_sweep and result.status != OK:
+                ended[name, result.variant] = result.name
+            done += 1
+            progress(done, len(rows), f"{name}: {rows[done][1].label}" if done < len(rows) else "")
+            yield result
 
 
-def run_case(benchmark: str, case: Case, settings: Settings, hardware: bool) -> Result:
-    """One case in a process of its own, of which nothing is left, however it ends."""
-    job = Job(benchmark, f"{case.name} {case.variant}", settings, hardware)
+def _together(rows: Sequence[tuple[str, Case]]) -> list[Case]:
+    """The cases that share the next process: those of the first one's benchmark, or it alone."""
+    first = rows[0][0]
+    if BENCHMARKS[first].alone:
+        return [rows[0][1]]
+    return [case for name, case in rows if name == first]
+
+
+def run_cases(
+    benchmark: str, cases: Sequence[Case], settings: Settings, hardware: bool
+) -> Iterator[Result]:
+    """Results of the first cases, one at least, by a process of which nothing is left."""
+    job = Job(benchmark, tuple(case.label for case in cases), settings, hardware)
+    count = 0
     try:
         for word, value in findings(job, settings.timeout, MODULE):
             if word == RESULT:
-                return from_json(Result, value)
+                count += 1
+                yield from_json(Result, value)
     except DiedError as error:
         if hardware:
             _sweep(settings)
-        return describe(benchmark, case, HUNG if error.hung else CRASHED, str(error))
-    return describe(benchmark, case, CRASHED, "the process gave no answer")
+        if count < len(cases):
+            yield describe(benchmark, cases[count], HUNG if error.hung else CRASHED, str(error))
+        return
+    if not count:
+        yield describe(benchmark, cases[0], CRASHED, "the process gave no answer")
 
 
 def _sweep(settings: Settings) -> None:
     """Has the driver remove what the dead process left."""
     with contextlib.suppress(DiedError):
-        for _ in findings(Job(SWEEP, "", settings, hardware=True), settings.timeout, MODULE):
+        for _ in findings(Job(SWEEP, (), settings, hardware=True), settings.timeout, MODULE):
             pass

@@ -54,9 +54,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One process's work: the case of that name, on the ANE or not."""
+    """One process's work: cases of a benchmark by their labels, on the ANE or not."""
 
     benchmark: str
-    name: str
+    labels: tuple[str, ...]
     settings: Settings
     hardware: bool = False

@@ -98,3 +98,10 @@ def _left_over(columns: Vector, y: Vector) -> tuple[float, Any]:
     scale = np.abs(weighted).max(0)  # bytes beside ones: keeps the problem well conditioned
     parameters = np.linalg.lstsq(weighted / scale, np.ones_like(y), rcond=None)[0] / scale
     return float(((weighted @ parameters - 1) ** 2).sum()), parameters
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Offset and slope of one line by least squares of relative errors."""
+    places, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    offset, slope = _left_over(_columns(places, None), values)[1]
+    return float(offset), float(slope)

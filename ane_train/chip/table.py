@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ane_train.chip import peak
+from ane_train.chip import io, latency, limits, peak, sram, update
 from ane_train.chip.case import Benchmark
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         row.name: row
         for row in (
-            Benchmark("peak", "throughput of convolutions and products, fp16 and int8", peak.cases),
+            Benchmark("peak", "throughput of convolutions and products", peak.cases),
+            Benchmark("latency", "calls that compute next to nothing, compiling", latency.cases),
+            Benchmark("sram", "time over working set, and the knee", sram.cases, sram.fits),
+            Benchmark("update", "new weights: copied, or compiled anew", update.cases),
+            Benchmark("io", "numbers into and out of surfaces", io.cases),
+            Benchmark("limits", "what compiler and chip take", limits.cases, alone=True),
         )
     }
 )
