@@ -15,7 +15,7 @@ from coremltools_oracle import storage
 from ane_train.chip.case import Bench
 from ane_train.chip.chains import draw_weights
 from ane_train.chip.peak import cases
-from ane_train.chip.proof import Experiment, Trial, prove
+from ane_train.chip.proof import Experiment, Trial
 from ane_train.chip.settings import INT8, Settings, Sweep
 from ane_train.native.engine import Context
 from ane_train.programs.quantize import quantize
@@ -36,8 +36,10 @@ class Stored:
 def trial() -> Iterator[Trial]:
     with Context(threads=2) as context:
         (case,) = cases(SETTINGS)
-        with prove(context, case.build(Bench(context, None, SETTINGS))) as made:
-            yield made
+        made = case.build(Bench(context, None, SETTINGS))
+        assert isinstance(made, Experiment)
+        with made.prove(context) as proved:
+            yield proved
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ There is one way to run a case, `try_case`, and it times nothing that was not pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from ane_train.chip.proof import Experiment, Trial, UnprovedError, prove
-from ane_train.chip.results import OK, Fit, Result, Series
+from ane_train.chip.proof import UnprovedError
+from ane_train.chip.results import OK, Fit, Proof, Result, Series
 from ane_train.chip.settings import Settings
 from ane_train.chip.timing import FULL, QUICK, Effort
 from ane_train.mil import Chip
@@ -41,8 +43,27 @@ class Measured:
     text: str = ""
 
 
-Build = Callable[[Bench], Experiment]
-Measure = Callable[[Bench, Trial], Measured]
+class Proved(Protocol):
+    """What is known to be right, as what can be timed."""
+
+    @property
+    def proof(self) -> Proof:
+        """How far off it was."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """What proving it told besides."""
+
+
+class Provable(Protocol):
+    """Something that can be proved right: an `Experiment`, or a training step."""
+
+    def prove(self, context: Context) -> AbstractContextManager[Proved]:
+        """Lends it, ready to be timed. UnprovedError where it is not right."""
+
+
+Build = Callable[[Bench], Provable]
+Measure = Callable[[Bench, Any], Measured]  # of what Build's result lends
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class Benchmark:
 def try_case(benchmark: str, case: Case, bench: Bench) -> Result:
     """What came of a case; whatever it raises but UnprovedError ends the process."""
     try:
-        with prove(bench.context, case.build(bench)) as trial:
+        with case.build(bench).prove(bench.context) as trial:
             measured = case.measure(bench, trial)
     except UnprovedError as error:
         return describe(benchmark, case, error.status, str(error))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ane_train.chip.case import QUEUE, Bench, Case, Measured
 from ane_train.chip.chains import chain_program, draw_chain, repeated
-from ane_train.chip.proof import ULP, Experiment, Trial, experiment, prove
+from ane_train.chip.proof import ULP, Experiment, Trial, experiment
 from ane_train.chip.results import series
 from ane_train.chip.settings import Settings
 from ane_train.chip.surfaces import SMALLEST, plus_one
@@ -77,7 +77,7 @@ def _compiles(bench: Bench, trial: Trial) -> Measured:
         made = _conv(seed)
         for name, spent in _stages(trial.context, made):
             times.setdefault(name, []).append(spent)
-        with prove(trial.context, made):
+        with made.prove(trial.context):
             pass
     return Measured(tuple(series(name, spent) for name, spent in times.items()))
 

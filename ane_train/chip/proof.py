@@ -19,6 +19,7 @@ from ane_train.doctor.run import WORST, errors_of, meaning, port_surfaces
 from ane_train.doctor.scrub import scrub
 from ane_train.native.engine import Context, Program, Request, Surface
 from ane_train.native.library import NativeError
+from ane_train.programs import Packing
 
 Array = np.ndarray[Any, Any]
 Model = Callable[[], Sequence[Array]]
@@ -46,7 +47,8 @@ class Accuracy:
 class Experiment:
     """A program, its inputs (fp16 numbers, [C, W] each) and the outputs that it must give.
 
-    tolerance: allowed RMS error relative to the RMS, by the program's arithmetic.
+    tolerance: allowed RMS error relative to the RMS, by the program's arithmetic; of each of the
+    blocks, where the one output is made of some.
     """
 
     text: str
@@ -55,6 +57,38 @@ class Experiment:
     model: Model
     tolerance: float
     accuracy: Accuracy | None = None
+    blocks: Packing | None = None
+
+    @contextmanager
+    def prove(self, context: Context) -> Iterator[Trial]:
+        """Compiles, evaluates and compares; UnprovedError where anything is not as it must be."""
+        with ExitStack() as stack:
+            try:
+                program = context.compile(self.text, self.files)
+                stack.callback(program.close)
+                sources = port_surfaces(context, program.inputs, stack)
+                targets = port_surfaces(context, program.outputs, stack)
+                for surface, given in zip(sources, self.inputs, strict=True):
+                    surface.write(given)
+                request = program.request(sources, targets)
+                stack.callback(request.close)
+                request.evaluate()
+            except NativeError as error:
+                raise UnprovedError(meaning(error), str(error)) from error
+            outputs = [target.read() for target in targets]
+            proof = check(self._parts(outputs), self._parts(self.model()), self.tolerance)
+            values = {} if self.accuracy is None else accuracy(outputs, self.accuracy)
+            yield Trial(context, self, program, sources, targets, request, proof, values)
+
+    def _parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
+        """The blocks of the one output, lest an error in a small one is lost; else the outputs."""
+        if self.blocks is None:
+            return outputs
+        (output,) = outputs
+        return [
+            output[part.row : part.row + part.rows, part.column : part.column + part.columns]
+            for part in self.blocks.blocks.values()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +119,6 @@ def experiment(
     """The experiment on a built program."""
     text, files = mil.print_program(program), program.weight_files()
     return Experiment(text, files, inputs, model, tolerance, accuracy)
-
-
-@contextmanager
-def prove(context: Context, made: Experiment) -> Iterator[Trial]:
-    """Compiles, evaluates and compares; UnprovedError where anything is not as it must be."""
-    with ExitStack() as stack:
-        try:
-            program = context.compile(made.text, made.files)
-            stack.callback(program.close)
-            sources = port_surfaces(context, program.inputs, stack)
-            targets = port_surfaces(context, program.outputs, stack)
-            for surface, given in zip(sources, made.inputs, strict=True):
-                surface.write(given)
-            request = program.request(sources, targets)
-            stack.callback(request.close)
-            request.evaluate()
-        except NativeError as error:
-            raise UnprovedError(meaning(error), str(error)) from error
-        outputs = [target.read() for target in targets]
-        proof = check(outputs, made.model(), made.tolerance)
-        values = {} if made.accuracy is None else accuracy(outputs, made.accuracy)
-        yield Trial(context, made, program, sources, targets, request, proof, values)
 
 
 def check(outputs: Sequence[Array], wanted: Sequence[Array], tolerance: float) -> Proof:

@@ -38,14 +38,17 @@ VALUES: Mapping[str, str] = MappingProxyType(
         "relative_error": "RMS of the difference to fp16, over the RMS of fp16",
         "error_bound": "what relative_error may be at most",
         "evaluations": "of the program in one micro-batch",
-        "predicted_ms": "what `ane-train plan` says of the same",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Timings of one thing, all of them. wide: the spread is too large to trust the median."""
+    """Timings of one thing, all of them.
+
+    wide: the spread is too large to trust the median. predicted: what `ane-train plan` says of the
+    same on the chip that the report names; null where it says nothing.
+    """
 
     quantity: str
     unit: str
@@ -53,6 +56,7 @@ class Series:
     median: float
     spread: float
     wide: bool
+    predicted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,16 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """asked: --engine; used: "ane" or "cpu"; chip: profile ("m4") of a used ANE, else empty."""
+    """asked: --engine; used: "ane" or "cpu"; chip: profile ("m4") of a used ANE, else empty.
+
+    planned: the chip that predictions are for ("m4-max"), empty where there are none.
+    """
 
     asked: str
     used: str
     reason: str
     chip: str
+    planned: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +138,11 @@ class Report:
         return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
 
 
-def series(quantity: str, milliseconds: Sequence[float]) -> Series:
+def series(quantity: str, milliseconds: Sequence[float], predicted: float | None = None) -> Series:
     """The timings with their summary; at least one."""
-    summary = summarize(milliseconds)
+    found = summarize(milliseconds)
     samples = tuple(float(sample) for sample in milliseconds)
-    return Series(quantity, "ms", samples, summary.median, summary.spread, summary.is_wide)
+    return Series(quantity, "ms", samples, found.median, found.spread, found.is_wide, predicted)
 
 
 def schema() -> dict[str, object]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ane_train.chip.case import Case, describe
+from ane_train.chip.planned import machine_name
 from ane_train.chip.results import (
     CRASHED,
     HUNG,
@@ -51,6 +53,8 @@ def measure(
     if settings.engine == "ane" and choice.engine != "ane":
         raise EngineError(f"the ANE cannot be used: {choice.reason}")
     hardware = choice.engine == "ane"
+    if hardware and not settings.chip:
+        settings = replace(settings, chip=machine_name(looked.machine.chip))
     results = tuple(_results(settings, names, hardware, progress))
     chip = built_in_chip(this_machine().chip).name if hardware else ""
     fits = (
@@ -58,7 +62,7 @@ def measure(
         for name in names
         for fit in BENCHMARKS[name].fits([row for row in results if row.benchmark == name])
     )
-    engine = EngineFacts(choice.asked, choice.engine, choice.reason, chip)
+    engine = EngineFacts(choice.asked, choice.engine, choice.reason, chip, settings.chip)
     return Report(KIND, SCHEMA, looked.machine, engine, settings.quick, results, tuple(fits))
 
 

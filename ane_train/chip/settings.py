@@ -33,7 +33,8 @@ class Sweep:
 class Settings:
     """engine: "auto", "ane" or "cpu"; profiles: a folder; model: of `train`, empty for the usual.
 
-    quick: small sizes and few samples. timeout: seconds that one case may be silent.
+    quick: small sizes and few samples. timeout: seconds that one case may be silent. chip: whose
+    plan stands beside `train`, empty for none.
     """
 
     engine: str = "auto"
@@ -43,6 +44,7 @@ class Settings:
     quick: bool = False
     timeout: float = 300.0
     model: str = ""
+    chip: str = ""
     sweep: Sweep = Sweep()
 
     @property

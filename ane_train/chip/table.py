@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ane_train.chip import io, latency, limits, peak, sram, update
+from ane_train.chip import io, latency, limits, peak, sram, training, update
 from ane_train.chip.case import Benchmark
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
@@ -18,6 +18,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             Benchmark("update", "new weights: copied, or compiled anew", update.cases),
             Benchmark("io", "numbers into and out of surfaces", io.cases),
             Benchmark("limits", "what compiler and chip take", limits.cases, alone=True),
+            Benchmark("train", "a micro-batch and its update", training.cases),
         )
     }
 )
