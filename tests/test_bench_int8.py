@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from coremltools_oracle import storage
 
+from ane_train.chip import INT8
 from ane_train.chip.case import Bench
 from ane_train.chip.chains import draw_weights
 from ane_train.chip.peak import cases
 from ane_train.chip.proof import Experiment, Trial
-from ane_train.chip.settings import INT8, Settings, Sweep
+from ane_train.chip.settings import Settings, Sweep
 from ane_train.native.engine import Context
 from ane_train.programs.quantize import quantize
 

@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ane_train.chip import FP16, INT8
 from ane_train.chip.case import Bench, Case, Measured, try_case
 from ane_train.chip.peak import cases
 from ane_train.chip.proof import Experiment, Trial
 from ane_train.chip.results import OK, REFUSED, WRONG
-from ane_train.chip.settings import FP16, INT8, Settings, Sweep
+from ane_train.chip.settings import Settings, Sweep
 from ane_train.chip.timing import Effort, sustain, time_calls
 from ane_train.native.engine import Context
 

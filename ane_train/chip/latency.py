@@ -56,8 +56,8 @@ def _requests(bench: Bench, trial: Trial) -> Measured:
 
     return Measured(
         (
-            series("evaluate, same request", time_calls(trial.evaluate, bench.effort)),
-            series("evaluate, new request", time_calls(with_new_request, bench.effort)),
+            series("same request", time_calls(trial.evaluate, bench.effort)),
+            series("new request", time_calls(with_new_request, bench.effort)),
         )
     )
 
@@ -109,10 +109,10 @@ def _locks(bench: Bench, trial: Trial) -> Measured:
 
         return call
 
-    return Measured(
+    return Measured(  # and unlock
         (
-            series("lock and unlock to read", time_calls(lock(True), bench.effort)),
-            series("lock and unlock to write", time_calls(lock(False), bench.effort)),
+            series("lock to read", time_calls(lock(True), bench.effort)),
+            series("lock to write", time_calls(lock(False), bench.effort)),
         )
     )
 

@@ -32,6 +32,7 @@ VERSIONS = (
     *(("1.3", opset) for opset in ("ios16", "ios17", "ios18")),
     ("1.5", "ios18"),
 )
+BRIEF_VERSIONS = (("1.0", "ios16"), ("1.3", "ios18"))
 DIMENSIONS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 12288, 16384)
 BRIEF_DIMENSIONS = (64, 256)
 # Outputs of a product with 1024 inputs, of which the weights take 2 MiB and more of one surface.
@@ -44,10 +45,11 @@ SEED = 11
 def cases(settings: Settings) -> list[Case]:
     """Every question; of sizes, from the smallest to the first that fails."""
     dimensions = BRIEF_DIMENSIONS if settings.quick else DIMENSIONS
+    versions = BRIEF_VERSIONS if settings.quick else VERSIONS
     columns = BRIEF_COLUMNS if settings.quick else COLUMNS_OF_WEIGHTS
     return [
         *(_alignment_case(alignment) for alignment in ALIGNMENTS),
-        *(_version_case(*version) for version in VERSIONS),
+        *(_version_case(*version) for version in versions),
         *(_product_case("dynamic matrix", size, size) for size in dimensions),
         *(_product_case("weight surface", ROWS_OF_WEIGHTS, size) for size in columns),
     ]

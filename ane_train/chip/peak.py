@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ane_train import mil
+from ane_train.chip import FP16, INT8, PRECISIONS
 from ane_train.chip.case import Bench, Case, Measured
 from ane_train.chip.chains import (
     Array,
@@ -19,7 +20,7 @@ from ane_train.chip.chains import (
 from ane_train.chip.products import draw_product, product_program
 from ane_train.chip.proof import ULP, Accuracy, Experiment, Trial, experiment, require_memory
 from ane_train.chip.results import series
-from ane_train.chip.settings import FP16, INT8, PRECISIONS, Settings, Sweep
+from ane_train.chip.settings import Settings, Sweep
 from ane_train.chip.statistics import sustained_rate
 from ane_train.chip.timing import sustain, time_calls
 from ane_train.model.memory import available

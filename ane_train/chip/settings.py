@@ -7,9 +7,6 @@ from pathlib import Path
 
 from ane_train.engine import EngineOptions
 
-FP16, INT8 = "fp16", "int8"
-PRECISIONS = (FP16, INT8)
-
 
 @dataclass(frozen=True, slots=True)
 class Sweep:

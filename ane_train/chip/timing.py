@@ -22,7 +22,7 @@ class Effort:
     sustained: float
 
 
-QUICK = Effort(5, 0.02, 40, 0.1)
+QUICK = Effort(5, 0.02, 40, 0.05)
 FULL = Effort(7, 1.0, 300, 5.0)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ane_train.chip.case import QUEUE, Bench, Case, Measured
+from ane_train.chip.case import Bench, Case, Measured
 from ane_train.chip.planned import Planned, planned
 from ane_train.chip.proof import Experiment, Trial, UnprovedError, experiment, require_memory
 from ane_train.chip.results import WRONG, Proof, Series, series
@@ -33,6 +33,7 @@ SEED = 12
 SCALE, RATE = 256.0, 1e-5  # of the loss, and of learning
 CHANGE = 0.02  # of the loss, in nats, along the gradient
 TOLERANCE = 0.05  # of that change: the loss is no straight line, and fp16 weights are steps
+BATCH, UPDATE = "micro-batch", "update"
 Kinds = Mapping[str, float]
 
 
@@ -75,7 +76,7 @@ def _program_case(spec: ModelSpec, layout: LayerProgram, foreseen: Planned | Non
         return Measured((timings,), values)
 
     sizes = {"layers": spec.layers, "sequence": spec.sequence}
-    return Case(f"{spec.name} {layout.name}", "program", sizes, build, measure)
+    return Case(layout.name, spec.name, sizes, build, measure)
 
 
 def _step_case(spec: ModelSpec, foreseen: Planned | None) -> Case:
@@ -86,13 +87,13 @@ def _step_case(spec: ModelSpec, foreseen: Planned | None) -> Case:
     def measure(bench: Bench, trained: Trained) -> Measured:
         batches, updates = _time_steps(trained, bench.effort)
         found = [
-            *_by_kind("micro-batch", batches, foreseen.micro_batch_ms if foreseen else {}),
-            *_by_kind("update", updates, foreseen.update_ms if foreseen else {}),
+            *_by_kind(BATCH, batches, foreseen.micro_batch_ms if foreseen else {}),
+            *_by_kind(UPDATE, updates, foreseen.update_ms if foreseen else {}),
         ]
         return Measured(tuple(found), text=trained.said)
 
     sizes = {"layers": spec.layers, "sequence": spec.sequence}
-    return Case(f"{spec.name} step", QUEUE, sizes, build, measure)
+    return Case("step", spec.name, sizes, build, measure)
 
 
 def _time_steps(trained: Trained, effort: Effort) -> tuple[list[Kinds], list[Kinds]]:

@@ -73,9 +73,7 @@ def _recompile_case(rows: int, columns: int) -> Case:
             _require_right(trial, product)
             compiled.append(1e3 * (between - start))
             whole.append(1e3 * (end - start))
-        return Measured(
-            (series("compile, load", compiled), series("compile, load, evaluate", whole))
-        )
+        return Measured((series("compile", compiled), series("compile, evaluate", whole)))
 
     return _case("recompile", rows, columns, (build, measure))
 

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from ane_train import __version__
 from ane_train.cli import (
+    bench,
     config,
     doctor,
     evaluate,
@@ -98,7 +99,10 @@ def group() -> None:
     """
 
 
-_MODULES = (train, generate, evaluate, models, plan, prepare, export, doctor, explore, config)
+_MODULES = (
+    *(train, generate, evaluate, models, plan, prepare, export),
+    *(doctor, explore, bench, config),
+)
 for _module in _MODULES:
     group.add_command(_module.command)
 

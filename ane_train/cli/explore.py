@@ -48,7 +48,7 @@ def command(
     removed is what the other listing has and this system lacks. Fails where what training needs
     is not as the driver knows it. The listing holds no personal data.
     """
-    from ane_train.cli.doctor import show_sections
+    from ane_train.cli.sections import show_sections
     from ane_train.doctor.report import require_place, write_report
     from ane_train.explore import explore
 
@@ -110,7 +110,7 @@ def classes_section(listing: Listing) -> Section:
     notes = ["+ methods of the class, - of its objects; --header and --json show all of them"]
     names = ", ".join(each.name for each in listing.protocols)
     notes += [f"protocols: {names}"] * bool(names)
-    return Section(f"{len(rows)} classes", tuple(rows), header, wide=(1, 5), notes=tuple(notes))
+    return Section(f"{len(rows)} classes", tuple(rows), header, spare=(1, 5), notes=tuple(notes))
 
 
 def differences_section(before: Listing, after: Listing) -> Section:

@@ -37,14 +37,15 @@ ONLY_A_MAC = (
 class Section:
     """rows are as wide as `header`, or pairs without one; `verdict` is the column to colour.
 
-    wide: columns that may be left out where there is little room; notes: lines below the table.
+    spare: columns that may be left out where there is no room, the first one first; notes: lines
+    below the table.
     """
 
     title: str
     rows: tuple[Row, ...]
     header: Row = ()
     verdict: int | None = None
-    wide: tuple[int, ...] = ()
+    spare: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -187,7 +188,7 @@ def _measured(title: str, report: Report, group: str, notes: Iterable[str]) -> S
     header = ("name", "verdict", "RMS error", "max error", "compile", "evaluate", "memory")
     rows = tuple(_numbers(case) for case in cases)
     title = f"{title}, against {report.compared_with}"
-    return Section(title, rows, header, 1, wide=(3, 6), notes=(*_texts(cases), *notes))
+    return Section(title, rows, header, 1, spare=(3, 6), notes=(*_texts(cases), *notes))
 
 
 def _texts(cases: Iterable[Found]) -> list[str]:

@@ -1,0 +1,129 @@
+"""Two reports side by side, published figures, pictures: on reports that are made up."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench_reports import KNEE, made_up
+
+from ane_train.chip import NAMES
+from ane_train.chip.compare import FIT, FIT_NUMBERS, beside_published, published, side_by_side
+from ane_train.chip.plot import draw
+from ane_train.chip.results import CRASHED, OK, VALUES, Report, Result
+from ane_train.chip.sections import MARK, duration, sections, tflops, to_markdown
+from ane_train.chip.settings import Settings
+from ane_train.chip.table import BENCHMARKS
+from ane_train.errors import ConfigError, DataError
+from ane_train.plan.measurements import SEQUENCES
+
+FULL = Settings(chip="m4")
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return made_up()
+
+
+def text(found: object) -> str:
+    return " ".join(to_markdown(found).split())  # type: ignore[arg-type]
+
+
+def test_every_published_figure_is_of_a_case_that_is_measured() -> None:
+    labels = {
+        (name, case.name, case.variant) for name in NAMES for case in BENCHMARKS[name].cases(FULL)
+    }
+    for row in published():
+        if row.variant == FIT:
+            assert row.quantity in FIT_NUMBERS
+        elif row.benchmark == "train":
+            assert any(step.source == row.source for step in SEQUENCES)
+        else:
+            assert (row.benchmark, row.name, row.variant) in labels
+        assert 0 < row.low <= row.high
+        assert row.source
+        assert row.chip.startswith("M")
+
+
+def test_a_quantity_of_a_published_figure_is_one_of_a_report() -> None:
+    timings = {"evaluate", "compile, cold", "compile, warm", "load", "unload", "copy fp16"}
+    known = {*timings, *VALUES, *FIT_NUMBERS, "micro-batch"}
+    assert {row.quantity for row in published()} <= known
+
+
+def test_the_knee_that_is_known_stands_beside_the_published_one(report: Report) -> None:
+    places = {fit.name: fit.knee_bytes for fit in report.fits}
+    assert places == {
+        "sram weights": pytest.approx(KNEE, rel=0.05),
+        "sram activations": pytest.approx(KNEE, rel=0.05),
+    }
+    shown = text(beside_published(report))
+    assert "| sram weights | fit | knee_bytes | 32.0 MiB | 32.0 MiB | M4 |" in shown
+    assert "18.6 TFLOP/s | M4" in shown
+
+
+def test_a_slower_machine_is_slower_by_what_it_is(report: Report) -> None:
+    def slower(row: Result) -> Result:
+        series = tuple(replace(one, median=2 * one.median) for one in row.series)
+        return replace(row, series=series)
+
+    second = replace(report, results=tuple(map(slower, report.results)))
+    rows = [row for section in side_by_side(report, second)[1:-1] for row in section.rows]
+    times = [row for row in rows if row[2] in ("evaluate", "micro-batch")]
+    assert times
+    assert {row[-1].strip(" *") for row in times} == {"2.00"}
+
+
+def test_what_only_one_report_has_is_named(report: Report) -> None:
+    gone = replace(report.results[0], status=CRASHED, text="SIGSEGV", series=(), values={})
+    second = replace(report, results=(gone, *report.results[1:]))
+    note = text(side_by_side(report, second)[-1:])
+    assert f"ok in A alone: peak {gone.name} ({gone.variant})" in note
+
+
+def test_a_wide_spread_is_marked_and_said(report: Report) -> None:
+    busy = made_up(["io"], noise=0.5)
+    assert busy.wide[0] > 5
+    found = sections(busy)
+    assert all(row[-2].endswith(MARK) for row in found[1].rows[:5] if "%" in row[-2])
+    assert f"the spread of {busy.wide[0]} of {busy.wide[1]} timings is wide" in text(found)
+    assert "is wide" not in text(sections(made_up(["io"])))
+
+
+def test_cases_that_are_not_ok_are_shown_with_their_reason(report: Report) -> None:
+    row = replace(report.results[0], status=CRASHED, text="the process crashed", series=())
+    bad = replace(report, results=(replace(row, values={}, proof=None), *report.results[1:]))
+    shown = text(sections(bad))
+    assert f"| {row.name} | {row.variant} | crashed |" in shown
+    assert f"{row.name} ({row.variant}): the process crashed" in shown
+    assert f"{len(report.results) - 1} of {len(report.results)} cases are ok" in shown
+
+
+def test_without_matplotlib_it_is_one_line(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match="pip install matplotlib"):
+        draw(report, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_without_rates_has_no_picture(report: Report, tmp_path: Path) -> None:
+    rows = tuple(row for row in report.results if row.benchmark == "latency")
+    assert {row.status for row in rows} == {OK}
+    with pytest.raises(DataError, match="nothing to draw"):
+        draw(replace(report, results=rows, fits=()), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("names", [["peak"], ["sram"], ["peak", "sram"]])
+def test_a_picture_needs_only_some_of_the_benchmarks(names: list[str], tmp_path: Path) -> None:
+    draw(made_up(names), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_numbers_have_three_digits_and_a_unit_that_suits() -> None:
+    shown = [duration(ms) for ms in (0.000947, 0.0412, 14.8, 1234.0)]
+    assert shown == ["0.947 µs", "41.2 µs", "14.8 ms", "1.23 s"]
+    assert (tflops(18.64), tflops(0.108)) == ("18.6 TFLOP/s", "108 GFLOP/s")
