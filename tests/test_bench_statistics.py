@@ -53,18 +53,18 @@ def test_a_sustained_rate_counts_the_time_between_evaluations() -> None:
         sustained_rate(3.0, [], 10.0)
 
 
-@pytest.mark.parametrize("place", [2e6, 8e6, 3.2e7])
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("place", "noise"),
+    [(2e6, 0.0), (2e6, 0.005), (8e6, 0.0), (8e6, 0.02), (3.2e7, 0.0), (3.2e7, 0.02)],
+)
 def test_a_known_knee_is_found_within_5_percent(place: float, noise: float) -> None:
     known = Knee(place, 1e-4, 1 / 200e9, 1 / 50e9)
-    places = []
     for seed in SEEDS:
         found = find_knee(SIZES, timings(known, noise, np.random.default_rng(seed)))
         assert found is not None
-        places.append(found.place)
+        assert found.place == pytest.approx(place, rel=0.05)
+        assert found.before == pytest.approx(known.before, rel=0.15)
         assert found.after == pytest.approx(known.after, rel=0.05)
-    assert np.median(places) == pytest.approx(place, rel=0.02)
-    assert np.quantile(np.abs(np.array(places) / place - 1), 0.9) < 0.05
 
 
 def test_where_the_bandwidth_falls_by_30_percent_the_knee_is_found() -> None:
