@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_reports import KNEE, made_up
@@ -12,7 +13,7 @@ from bench_reports import KNEE, made_up
 from ane_train.chip import NAMES
 from ane_train.chip.compare import FIT, FIT_NUMBERS, beside_published, published, side_by_side
 from ane_train.chip.plot import draw
-from ane_train.chip.results import CRASHED, OK, VALUES, Report, Result
+from ane_train.chip.results import CRASHED, OK, Report, Result, schema
 from ane_train.chip.sections import MARK, duration, sections, tflops, to_markdown
 from ane_train.chip.settings import Settings
 from ane_train.chip.table import BENCHMARKS
@@ -49,7 +50,9 @@ def test_every_published_figure_is_of_a_case_that_is_measured() -> None:
 
 def test_a_quantity_of_a_published_figure_is_one_of_a_report() -> None:
     timings = {"evaluate", "compile, cold", "compile, warm", "load", "unload", "copy fp16"}
-    known = {*timings, *VALUES, *FIT_NUMBERS, "micro-batch"}
+    found: Any = schema()
+    values = found["$defs"]["result"]["properties"]["values"]["properties"]
+    known = {*timings, *values, *FIT_NUMBERS, "micro-batch"}
     assert {row.quantity for row in published()} <= known
 
 

@@ -94,7 +94,7 @@ def test_larger_sizes_are_not_tried_after_one_that_failed(
     monkeypatch.setattr(run, "run_cases", failing)
     rows = [case for case in cases(replace(settings, quick=False)) if case.ends_sweep]
     monkeypatch.setattr(
-        run, "BENCHMARKS", {"limits": Benchmark("limits", "", lambda _: rows, alone=True)}
+        run, "BENCHMARKS", {"limits": Benchmark("limits", lambda _: rows, alone=True)}
     )
     report = run.measure(replace(settings, engine="cpu", driver=None), ["limits"])
     surfaces = [row for row in report.results if row.variant == "weight surface"]

@@ -36,8 +36,10 @@ def test_a_wheel_built_from_the_source_distribution_trains(
 ) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    data = ("corpus/moby_dick.txt", "corpus/tokenizer.json")
-    files = (*(f"data/{name}" for name in data), "models/tiny.toml", "explore/known.json")
+    files = (
+        *("data/corpus/moby_dick.txt", "data/corpus/tokenizer.json", "models/tiny.toml"),
+        *("explore/known.json", "chip/published.json", "chip/results.schema.json"),
+    )
     for name in files:
         assert f"ane_train/{name}" in names
     target = tmp_path / "site"

@@ -70,7 +70,7 @@ Measure = Callable[[Bench, Any], Measured]  # of what Build's result lends
 class Case:
     """A row of a benchmark. sizes, variant: as in `results.Result`.
 
-    dispatch: the path that it is evaluated on; any but the queue is of the ANE alone.
+    dispatch: the path that it is evaluated on; any but the queue is the ANE's alone.
     ends_sweep: whether larger ones of the same variant are not tried once this fails.
     """
 
@@ -97,7 +97,6 @@ class Benchmark:
     """
 
     name: str
-    help: str
     cases: Callable[[Settings], Sequence[Case]]
     fits: Callable[[Sequence[Result]], list[Fit]] = lambda _: []
     alone: bool = False

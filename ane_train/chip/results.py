@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 
 from ane_train.chip.statistics import summarize
 from ane_train.doctor.report import Facts
@@ -23,23 +22,6 @@ KIND, SCHEMA = "ane-train bench", 1
 OK, WRONG, REFUSED, FAILED = "ok", "wrong", "refused", "failed"
 CRASHED, HUNG, SKIPPED = "crashed", "hung", "skipped"
 STATUSES = (OK, WRONG, REFUSED, FAILED, CRASHED, HUNG, SKIPPED)
-
-# Numbers that are not timings themselves: what each is.
-VALUES: Mapping[str, str] = MappingProxyType(
-    {
-        "gflop": "10^9 floating-point operations of one evaluation",
-        "bytes": "weights and surfaces that one evaluation reads or writes once",
-        "tflops": "10^12 operations per second, by the median",
-        "peak_tflops": "rated peak of the chip at this precision",
-        "share_of_peak": "tflops over peak_tflops",
-        "sustained_tflops": "over sustained_seconds without a break",
-        "sustained_seconds": "how long that was",
-        "gbps": "10^9 bytes per second, by the median",
-        "relative_error": "RMS of the difference to fp16, over the RMS of fp16",
-        "error_bound": "what relative_error may be at most",
-        "evaluations": "of the program in one micro-batch",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +52,10 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One case. sizes: what was built; text: why it is not ok, or what else is to be said."""
+    """One case. sizes: what was built; text: why it is not ok, or what else is to be said.
+
+    values: numbers that are not timings, by the names that the schema describes.
+    """
 
     benchmark: str
     name: str

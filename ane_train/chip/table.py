@@ -12,13 +12,13 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         row.name: row
         for row in (
-            Benchmark("peak", "throughput of convolutions and products", peak.cases),
-            Benchmark("latency", "calls that compute next to nothing, compiling", latency.cases),
-            Benchmark("sram", "time over working set, and the knee", sram.cases, sram.fits),
-            Benchmark("update", "new weights: copied, or compiled anew", update.cases),
-            Benchmark("io", "numbers into and out of surfaces", io.cases),
-            Benchmark("limits", "what compiler and chip take", limits.cases, alone=True),
-            Benchmark("train", "a micro-batch and its update", training.cases),
+            Benchmark("peak", peak.cases),
+            Benchmark("latency", latency.cases),
+            Benchmark("sram", sram.cases, sram.fits),
+            Benchmark("update", update.cases),
+            Benchmark("io", io.cases),
+            Benchmark("limits", limits.cases, alone=True),
+            Benchmark("train", training.cases),
         )
     }
 )

@@ -81,7 +81,8 @@ def _program_case(spec: ModelSpec, layout: LayerProgram, foreseen: Planned | Non
 
 def _step_case(spec: ModelSpec, foreseen: Planned | None) -> Case:
     def build(_: Bench) -> Step:
-        require_memory(2 * estimate(spec, spec.sequence).total, available())
+        shape = layer_shape(spec, spec.sequence)
+        require_memory(2 * estimate(spec, shape).total, available())
         return Step(spec)
 
     def measure(bench: Bench, trained: Trained) -> Measured:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ane_train.chip import NAMES, PRECISIONS
+from ane_train.chip import HELP, NAMES, PRECISIONS
 from ane_train.cli.sections import CaseBar, show_sections
 from ane_train.errors import ConfigError
 
@@ -22,21 +22,18 @@ RUN, REPORT = "run", "bench.json"
 _SIZE = r"[1-9]\d{0,4}"
 _SPATIAL = f"{_SIZE}x{_SIZE}"
 
-_EPILOG = """\b
-NAMES are any of:
-  peak      throughput of convolutions and products, fp16 and int8
-  latency   calls that compute next to nothing, compiling and loading
-  sram      time over the size of a working set, and the knee in it
-  update    new weights: copied into a surface, or compiled anew
-  io        numbers into surfaces and out of them
-  limits    what the compiler and the chip take: alignment, versions, sizes
-  train     a micro-batch and its update, beside what `ane-train plan` says
-
-\b
-Afterwards:
-  ane-train bench compare A.json [B.json]     side by side; alone: with published results
-  ane-train bench plot A.json --png OUT.png   roofline, and the sweep of sram
-"""
+_EPILOG = "\n".join(
+    [
+        "\b",
+        "NAMES are any of:",
+        *(f"  {name.ljust(max(map(len, NAMES)))}  {text}" for name, text in HELP.items()),
+        "",
+        "\b",
+        "Afterwards:",
+        "  ane-train bench compare A.json [B.json]     side by side; alone: with published results",
+        "  ane-train bench plot A.json --png OUT.png   roofline, and the sweep of sram",
+    ]
+)
 
 
 class BenchGroup(click.Group):
