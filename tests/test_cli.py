@@ -384,7 +384,7 @@ def complete(words, incomplete):
 def test_the_shell_completes_commands_flags_and_names():
     assert complete(["ane-train"], "") == {
         "train", "generate", "evaluate", "models", "plan", "prepare", "export", "doctor", "explore",
-        "config",
+        "bench", "config",
     }  # fmt: skip
     assert "--model" in complete(["ane-train"], "--mod")
     assert "--help" in complete(["ane-train"], "--he")
