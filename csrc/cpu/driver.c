@@ -128,6 +128,7 @@ static bool allocate_binding(software_request *request) {
            allocate(&binding->outputs, program->output_count, sizeof *binding->outputs) &&
            allocate(&binding->caches, plan->block_count, sizeof *binding->caches) &&
            allocate(&binding->bases, plan->storage_count, sizeof *binding->bases) &&
+           allocate(&binding->masked, plan->step_count, sizeof *binding->masked) &&
            allocate(&binding->data, program->value_count, sizeof *binding->data);
 }
 
@@ -140,6 +141,7 @@ static void free_request(void *request) {
     ane_free(binding->outputs);
     ane_free(binding->caches);
     ane_free(binding->bases);
+    ane_free(binding->masked);
     ane_free(binding->data);
     ane_free(own);
 }

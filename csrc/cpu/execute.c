@@ -105,6 +105,22 @@ static void run_packed(const execution *run, const mil_packed *product) {
                    address(run, &product->x), address(run, &product->out));
 }
 
+static void run_scores(const execution *run, const mil_step *step) {
+    const mil_product *product = &step->scores.product;
+    run->binding->masked[step - run->plan->steps] = mil_scores_run(
+        run->context->pool, run->context->blas, &step->scores, operand(run, &product->a),
+        operand(run, &product->b), address(run, &product->out));
+}
+
+static void run_scores_backward(const execution *run, const mil_scores_backward *backward) {
+    const mil_product *product = &backward->product;
+    mil_probabilities of = {&run->plan->steps[backward->scores].scores, address(run, &backward->p),
+                            run->binding->masked[backward->scores]};
+    mil_scores_backward_run(run->context->pool, run->context->blas, backward, &of,
+                            operand(run, &product->a), operand(run, &product->b),
+                            address(run, &product->out));
+}
+
 static void bind_data(const execution *run, size_t value, const mil_view *view) {
     if (value == MIL_NONE || run->plan->constants[value]) return;
     run->binding->data[value] = (mil_cell *)address(run, view) + view->offset;
@@ -152,9 +168,10 @@ static ane_status run_step(const execution *run, const mil_step *step) {
                         operand(run, &step->product.b), address(run, &step->product.out));
         break;
     case MIL_STEP_SCORES:
-        mil_scores_run(pool, run->context->blas, &step->scores,
-                       operand(run, &step->scores.product.a), operand(run, &step->scores.product.b),
-                       address(run, &step->scores.product.out));
+        run_scores(run, step);
+        break;
+    case MIL_STEP_SCORES_BACKWARD:
+        run_scores_backward(run, &step->scores_backward);
         break;
     case MIL_STEP_PACKED:
         run_packed(run, &step->packed);

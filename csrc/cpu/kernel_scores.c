@@ -1,5 +1,5 @@
-/* kernel_scores.c: products, mask and softmax of a block of rows while it is in cache. Columns that
- * a mask hides are left out where that cannot change a bit. */
+/* kernel_scores.c: products, mask and softmax of a block of rows while it is in cache, and the
+ * backward of that. Columns that a mask hides are left out where that cannot change a result. */
 #include <math.h>
 #include <string.h>
 
@@ -7,14 +7,17 @@
 #include "numeric.h"
 
 #define BLOCK_ROWS 64 /* of the result: what its last row needs of columns, all compute */
+#define STRETCH 512   /* of a row, while it is summed */
 
 typedef struct scores_run {
     const ane_blas *blas;
+    const mil_product *product;
     const mil_scores *scores;
     mil_operand_source a, b;
+    const float *p; /* of the backward */
     float *out;
     size_t m, n, k, blocks; /* of rows of one product */
-    bool all;               /* columns are computed */
+    bool masked;            /* columns are left out */
 } scores_run;
 
 /* --- whether masked columns can matter --- */
@@ -47,12 +50,12 @@ static float largest_of(const mil_view *view, mil_operand_source storage) {
     return largest;
 }
 
-/* No product is larger than its depth times the largest of both factors. */
-static bool masks_hold(const scores_run *run) {
-    const mil_scores *scores = run->scores;
-    if (scores->reach == 0.0f || run->a.half || run->b.half) return false;
-    float a = largest_of(&scores->product.a, run->a), b = largest_of(&scores->product.b, run->b);
-    return (float)run->k * a * b < scores->reach;
+/* Whether all products are less than the limit: none is more than its depth times the largest of
+ * both factors. */
+static bool stays_below(const scores_run *run, float limit) {
+    if (limit == 0.0f || run->a.half || run->b.half) return false;
+    float a = largest_of(&run->product->a, run->a), b = largest_of(&run->product->b, run->b);
+    return (float)run->k * a * b < limit;
 }
 
 /* --- rows --- */
@@ -71,49 +74,119 @@ static void softmax_in_place(size_t n, float *row) {
 static size_t columns_of(const scores_run *run, size_t row) {
     size_t kept = run->scores->kept[row % run->scores->mask_rows];
     size_t whole = (kept + MIL_LANES - 1) / MIL_LANES * MIL_LANES;
-    return run->all || whole > run->n ? run->n : whole;
+    return !run->masked || whole > run->n ? run->n : whole;
 }
 
-static void finish_row(const scores_run *run, size_t row, float *out) {
-    const mil_scores *scores = run->scores;
-    const mil_product *product = &scores->product;
-    size_t n = columns_of(run, row);
+static void saturate(const mil_product *product, size_t n, float *out) {
     for (size_t i = 0; product->limit > 0.0f && i < n; i++)
         out[i] = mil_saturate(out[i], product->limit);
+}
+
+static void finish_forward(const scores_run *run, size_t row, size_t n, float *out) {
+    const mil_scores *scores = run->scores;
     add_mask(n, scores->mask + row % scores->mask_rows * run->n, out);
-    if (product->rounds) ane_round_to_half(n, out);
+    if (run->product->rounds) ane_round_to_half(n, out);
     softmax_in_place(n, out);
-    if (product->rounds) ane_round_to_half(n, out);
-    memset(out + n, 0, (run->n - n) * sizeof *out);
+    if (run->product->rounds) ane_round_to_half(n, out);
+}
+
+ANE_CLONES
+static void multiply(size_t n, const float *restrict p, const float *restrict x,
+                     float *restrict to) {
+    for (size_t i = 0; i < n; i++) to[i] = p[i] * x[i];
+}
+
+/* sum(p dp), each product rounded, in the order of mil_sum. */
+static float sum_of_products(size_t n, const float *p, const float *dp, bool rounds) {
+    float products[STRETCH], lanes[MIL_LANES] = {0};
+    for (size_t start = 0; start < n; start += STRETCH) {
+        size_t count = n - start < STRETCH ? n - start : STRETCH;
+        multiply(count, p + start, dp + start, products);
+        if (rounds) ane_round_to_half(count, products);
+        mil_add_lanes(count, products, lanes);
+    }
+    return mil_sum_lanes(lanes);
+}
+
+ANE_CLONES
+static void subtract(size_t n, float total, float *x) {
+    for (size_t i = 0; i < n; i++) x[i] -= total;
+}
+
+ANE_CLONES
+static void scale(size_t n, const float *restrict p, float *restrict x) {
+    for (size_t i = 0; i < n; i++) x[i] = p[i] * x[i];
+}
+
+static void finish_backward(const scores_run *run, size_t n, const float *p, float *out) {
+    bool rounds = run->product->rounds;
+    float total = sum_of_products(n, p, out, rounds);
+    if (rounds) ane_round_to_half(1, &total);
+    subtract(n, total, out);
+    if (rounds) ane_round_to_half(n, out);
+    scale(n, p, out);
+    if (rounds) ane_round_to_half(n, out);
 }
 
 static void run_rows(void *argument, size_t index) {
     const scores_run *run = argument;
-    const mil_product *product = &run->scores->product;
     size_t batch = index / run->blocks, start = index % run->blocks * BLOCK_ROWS;
     size_t rows = run->m - start < BLOCK_ROWS ? run->m - start : BLOCK_ROWS, columns = 0;
     for (size_t row = start; row < start + rows; row++)
         if (columns_of(run, row) > columns) columns = columns_of(run, row);
     ane_product whole = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f, .ldc = run->n};
-    whole.a = mil_matrix_of(&product->a, run->a, batch);
-    whole.b = mil_matrix_of(&product->b, run->b, batch);
+    whole.a = mil_matrix_of(&run->product->a, run->a, batch);
+    whole.b = mil_matrix_of(&run->product->b, run->b, batch);
     whole.c = run->out + batch * run->m * run->n;
-    whole.rounds = product->rounds;
+    whole.rounds = run->product->rounds;
     ane_product part = ane_product_rows(&whole, start, rows);
     part = ane_product_columns(&part, 0, columns);
     ane_blas_gemm(run->blas, &part);
-    for (size_t row = 0; row < rows; row++) finish_row(run, start + row, part.c + row * part.ldc);
+    for (size_t row = start; row < start + rows; row++) {
+        size_t n = columns_of(run, row), at = row * run->n;
+        saturate(run->product, n, whole.c + at);
+        if (run->p)
+            finish_backward(run, n, run->p + batch * run->m * run->n + at, whole.c + at);
+        else
+            finish_forward(run, row, n, whole.c + at);
+        memset(whole.c + at + n, 0, (run->n - n) * sizeof(float));
+    }
 }
 
-void mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
-                    mil_operand_source a, mil_operand_source b, float *out) {
-    const mil_view *result = &scores->product.out;
-    scores_run run = {.blas = blas, .scores = scores, .a = a, .b = b, .out = out + result->offset};
-    run.m = result->dim[result->rank - 2];
-    run.n = result->dim[result->rank - 1];
-    run.k = scores->product.a.dim[scores->product.a.rank - 1];
+static void run_all(ane_pool *pool, scores_run *run) {
+    size_t batch = mil_view_elements(&run->product->out) / (run->m * run->n);
+    ane_pool_run(pool, batch * run->blocks, run_rows, run);
+}
+
+static scores_run prepare(const ane_blas *blas, const mil_product *product,
+                          const mil_scores *scores, mil_operand_source a, mil_operand_source b) {
+    scores_run run = {.blas = blas, .product = product, .scores = scores, .a = a, .b = b};
+    run.m = product->out.dim[product->out.rank - 2];
+    run.n = product->out.dim[product->out.rank - 1];
+    run.k = product->a.dim[product->a.rank - 1];
     run.blocks = (run.m + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    run.all = !masks_hold(&run);
-    size_t batch = mil_view_elements(result) / (run.m * run.n);
-    ane_pool_run(pool, batch * run.blocks, run_rows, &run);
+    return run;
+}
+
+bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
+                    mil_operand_source a, mil_operand_source b, float *out) {
+    scores_run run = prepare(blas, &scores->product, scores, a, b);
+    run.out = out + scores->product.out.offset;
+    run.masked = stays_below(&run, scores->reach);
+    run_all(pool, &run);
+    return run.masked;
+}
+
+/* Beyond it an fp16 value may be infinite, and zero times that would not be zero. */
+#define LARGEST 60000.0f
+
+void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
+                             const mil_scores_backward *backward, const mil_probabilities *of,
+                             mil_operand_source a, mil_operand_source b, float *out) {
+    scores_run run = prepare(blas, &backward->product, of->scores, a, b);
+    float limit = backward->product.limit > 0.0f ? backward->product.limit : LARGEST;
+    run.p = of->p + backward->p.offset;
+    run.out = out + backward->product.out.offset;
+    run.masked = of->masked && stays_below(&run, limit);
+    run_all(pool, &run);
 }

@@ -40,8 +40,20 @@ void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *pr
 
 /* --- kernel_scores.c --- */
 
-void mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
+/* True if masked columns were left out. */
+bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
                     mil_operand_source a, mil_operand_source b, float *out);
+
+/* The result of scores, in its storage. */
+typedef struct mil_probabilities {
+    const mil_scores *scores;
+    const float *p;
+    bool masked; /* as mil_scores_run said */
+} mil_probabilities;
+
+void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
+                             const mil_scores_backward *backward, const mil_probabilities *of,
+                             mil_operand_source a, mil_operand_source b, float *out);
 
 /* --- kernel_packed.c --- */
 

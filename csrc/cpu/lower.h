@@ -27,6 +27,7 @@ typedef struct mil_value_state {
     bool has_home;  /* `home` says where its group writes it */
     bool has_place; /* `place` says where a consumer wants it */
     bool lowered;   /* together with an op before */
+    size_t scores;  /* step of scores of which it is the result; MIL_NONE: none */
     size_t group;   /* open group that makes it; MIL_NONE: none */
     size_t ready;   /* number of steps after which it can be read */
     mil_view view, home, place;
@@ -104,6 +105,9 @@ void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
 
 /* True if the op, the mask that is added to its result and the softmax of that are one step. */
 bool mil_lower_scores(mil_lowering *lowering, const mil_op *op);
+
+/* True if the op and what follows of a softmax's backward are one step. */
+bool mil_lower_scores_backward(mil_lowering *lowering, const mil_op *op);
 
 /* --- lower_packed.c --- */
 

@@ -138,7 +138,9 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
         mil_lower_delegate(lowering, op);
         return;
     }
-    if (mil_lower_packed_matmul(lowering, op) || mil_lower_scores(lowering, op)) return;
+    if (mil_lower_packed_matmul(lowering, op) || mil_lower_scores(lowering, op) ||
+        mil_lower_scores_backward(lowering, op))
+        return;
     mil_product product = {0};
     product.a = matrices(lowering, op, 0);
     product.b = matrices(lowering, op, 1);

@@ -214,20 +214,29 @@ static inline float mil_saturate(float x, float limit) {
 typedef float mil_lanes __attribute__((vector_size(MIL_LANES * sizeof(float))));
 
 /* The definition of a sum: 16 interleaved partial sums, added pairwise. */
-static inline float mil_sum(size_t n, const float *x) {
-    mil_lanes total = {0};
+static inline void mil_add_lanes(size_t n, const float *x, float *lane) {
+    mil_lanes total;
+    memcpy(&total, lane, sizeof total);
     size_t i = 0;
     for (; i + MIL_LANES <= n; i += MIL_LANES) {
         mil_lanes next;
         memcpy(&next, x + i, sizeof next);
         total += next;
     }
-    float lane[MIL_LANES];
-    memcpy(lane, &total, sizeof lane);
+    memcpy(lane, &total, sizeof total);
     for (size_t j = 0; i + j < n; j++) lane[j] += x[i + j];
+}
+
+static inline float mil_sum_lanes(float *lane) {
     for (size_t width = MIL_LANES / 2; width > 0; width /= 2)
         for (size_t j = 0; j < width; j++) lane[j] += lane[j + width];
     return lane[0];
+}
+
+static inline float mil_sum(size_t n, const float *x) {
+    float lane[MIL_LANES] = {0};
+    mil_add_lanes(n, x, lane);
+    return mil_sum_lanes(lane);
 }
 
 /* NaN if there is one. */

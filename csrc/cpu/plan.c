@@ -296,7 +296,8 @@ static bool prepare_plan(mil_plan *plan, mil_lowering *lowering) {
     plan->outputs = geometries(plan, program->outputs, program->output_count);
     lowering->values = mil_region_alloc(lowering->temporary, values, sizeof *lowering->values);
     if (lowering->failed || !plan->inputs || !plan->outputs || !lowering->values) return false;
-    for (size_t i = 0; i < values; i++) lowering->values[i].group = MIL_NONE;
+    for (size_t i = 0; i < values; i++)
+        lowering->values[i].group = lowering->values[i].scores = MIL_NONE;
     return true;
 }
 

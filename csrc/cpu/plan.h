@@ -99,6 +99,13 @@ typedef struct mil_scores {
     float reach;  /* products up to that cannot bring a masked column back; 0: none is masked */
 } mil_scores;
 
+/* p (a b - sum(p a b)) along the last axis, p being the result of scores: their backward. */
+typedef struct mil_scores_backward {
+    mil_product product; /* out: contiguous */
+    mil_view p;          /* likewise, of the same shape */
+    size_t scores;       /* the step of which p is the result */
+} mil_scores_backward;
+
 typedef struct mil_copy {
     mil_view from, to;
 } mil_copy;
@@ -118,6 +125,7 @@ typedef enum mil_step_kind {
     MIL_STEP_PRODUCT,
     MIL_STEP_PACKED,
     MIL_STEP_SCORES,
+    MIL_STEP_SCORES_BACKWARD,
     MIL_STEP_SOFTMAX,
     MIL_STEP_LAYER_NORM,
     MIL_STEP_REDUCE,
@@ -134,6 +142,7 @@ typedef struct mil_step {
         mil_product product;
         mil_packed packed;
         mil_scores scores;
+        mil_scores_backward scores_backward;
         mil_rows rows;
         mil_delegate delegate;
     };
@@ -189,6 +198,7 @@ typedef struct mil_binding {
     mil_cache *caches; /* per block */
     void **bases;      /* per storage, filled by the evaluation */
     void **data;       /* per value, for the reference evaluator */
+    bool *masked;      /* per step: scores of which masked columns were left out */
 } mil_binding;
 
 /* Frees what evaluations have kept; the array itself is the caller's. */
