@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ane_train.model.arena import Arena
 from ane_train.model.parameters import Parameter
 from ane_train.model.spec import ModelSpec
+from bench.peer import new_model
 
 
 def peer_of(
@@ -21,25 +21,7 @@ def peer_of(
     dtype: torch.dtype = torch.float64,
 ) -> torch.nn.Module:
     """LlamaForCausalLM, or Qwen3ForCausalLM where queries and keys are normed."""
-    config_class, model_class = (
-        (Qwen3Config, Qwen3ForCausalLM) if spec.qk_norm else (LlamaConfig, LlamaForCausalLM)
-    )
-    config = config_class(
-        vocab_size=spec.vocabulary,
-        hidden_size=spec.dim,
-        intermediate_size=spec.ffn,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.kv_heads,
-        head_dim=spec.head_size,
-        rms_norm_eps=spec.norm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
-        max_position_embeddings=4096,
-        tie_word_embeddings=spec.tied_embeddings,
-        attention_bias=False,
-        attn_implementation="eager",
-    )
-    model = model_class(config).to(dtype)
+    model = new_model(spec, attention="eager").to(dtype)
     state = {p.hf_name: torch.from_numpy(weights[p.name]) for p in table}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
