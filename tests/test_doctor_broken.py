@@ -20,10 +20,10 @@ from runs import TINY, arrays, losses, metrics, same_bits, trained
 
 from ane_train import mil
 from ane_train.doctor import worker
-from ane_train.doctor.isolate import DiedError, findings
 from ane_train.doctor.settings import Job, Settings, Subject
 from ane_train.engine.device import Device
 from ane_train.engine.machine import built_in_chip, this_machine
+from ane_train.isolation.isolate import DiedError, findings
 from ane_train.native.library import find_blas
 from ane_train.records import to_json
 
@@ -107,7 +107,7 @@ def test_where_every_program_is_refused_nothing_is_said_of_numbers(
 def test_what_was_seen_stays_where_opening_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def dying(job: Job) -> Iterator[tuple[str, Any]]:
+    def dying(_module: str, job: Job) -> Iterator[tuple[str, Any]]:
         yield worker.DEVICE, to_json(Device(True, "", "framework", "macOS"))
         raise DiedError("the process crashed with signal 11 (SIGSEGV)")
 
@@ -122,7 +122,7 @@ def test_a_process_that_dies_before_its_first_case_is_not_started_again(
 ) -> None:
     started = []
 
-    def dying(job: Job) -> Iterator[tuple[str, Any]]:
+    def dying(_module: str, job: Job) -> Iterator[tuple[str, Any]]:
         started.append(job)
         raise DiedError("no room")
         yield
@@ -265,6 +265,6 @@ def test_a_hang_is_ended_and_said(driver: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ANE_STANDIN_FAIL", "evaluate:1@1:hang")
     job = Job("cases", Settings(driver=str(driver)), hardware=True)
     with pytest.raises(DiedError, match="no answer within 2 seconds"):
-        list(findings(job, silence=2))
+        list(findings("ane_train.doctor", job, silence=2))
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -15,8 +15,8 @@ from ane_train.doctor.cases import Case, hazard_cases, op_cases, program_cases
 from ane_train.doctor.decode import try_classifier
 from ane_train.doctor.report import DECODE, HAZARD, OP, PROGRAM, STATIC, Found
 from ane_train.doctor.run import Bench, crashed, try_case
-from ane_train.doctor.scrub import scrub
 from ane_train.doctor.settings import Settings, Subject
+from ane_train.isolation.scrub import scrub
 from ane_train.mil.rules import OP_RULES, PORT_RULES, PROGRAM_RULES
 from ane_train.model.spec import load_model
 from ane_train.native import arithmetic

@@ -16,7 +16,7 @@ import numpy as np
 from ane_train import mil
 from ane_train.chip.results import SKIPPED, WRONG, Proof
 from ane_train.doctor.run import WORST, errors_of, meaning, port_surfaces
-from ane_train.doctor.scrub import scrub
+from ane_train.isolation.scrub import scrub
 from ane_train.native.engine import Context, Program, Request, Surface
 from ane_train.native.library import NativeError
 from ane_train.programs import Packing

@@ -27,9 +27,9 @@ from ane_train.chip.table import BENCHMARKS
 from ane_train.chip.worker import RESULT, SWEEP
 from ane_train.doctor import Settings as DoctorSettings
 from ane_train.doctor import examine
-from ane_train.doctor.isolate import DiedError, findings
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.errors import EngineError
+from ane_train.isolation.isolate import DiedError, findings
 from ane_train.records import from_json
 
 Progress = Callable[[int, int, str], object]  # done, of how many, what comes next
@@ -104,7 +104,7 @@ def run_cases(
     job = Job(benchmark, tuple(case.label for case in cases), settings, hardware)
     count = 0
     try:
-        for word, value in findings(job, settings.timeout, MODULE):
+        for word, value in findings(MODULE, job, settings.timeout):
             if word == RESULT:
                 count += 1
                 yield from_json(Result, value)
@@ -121,5 +121,5 @@ def run_cases(
 def _sweep(settings: Settings) -> None:
     """Has the driver remove what the dead process left."""
     with contextlib.suppress(DiedError):
-        for _ in findings(Job(SWEEP, (), settings, hardware=True), settings.timeout, MODULE):
+        for _ in findings(MODULE, Job(SWEEP, (), settings, hardware=True), settings.timeout):
             pass

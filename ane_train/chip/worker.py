@@ -8,9 +8,9 @@ from ane_train.chip.case import QUEUE, Bench, Case, describe, try_case
 from ane_train.chip.results import OK, SKIPPED, Result
 from ane_train.chip.settings import Job, Settings
 from ane_train.chip.table import BENCHMARKS
-from ane_train.doctor.serve import Answers, serve
 from ane_train.engine.device import HARDWARE
 from ane_train.engine.machine import built_in_chip, this_machine
+from ane_train.isolation.serve import Answers, serve
 from ane_train.mil import Chip
 from ane_train.native.engine import Context
 from ane_train.native.library import NativeError

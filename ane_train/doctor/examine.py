@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from ane_train.doctor import facts, worker
 from ane_train.doctor.decode import CLASSIFIER
-from ane_train.doctor.isolate import DiedError, findings
 from ane_train.doctor.report import (
     ABSENT,
     CONFIRMED,
@@ -41,12 +40,14 @@ from ane_train.engine.device import Device
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.profile import Measured, Profile, new_profile
 from ane_train.engine.quick import HOLDS
+from ane_train.isolation.isolate import DiedError, findings
 from ane_train.mil import Hazard
 from ane_train.native.engine import DISPATCHES
 from ane_train.records import from_json
 
 Progress = Callable[[int, int, str], object]  # done, of how many, what comes next
 QUEUE, CLEARLY = "queue", 0.95  # what published training uses; noise is to choose no other path
+MODULE = "ane_train.doctor"  # whose worker does the jobs
 NUMPY, SOFTWARE = "NumPy", "the software engine"
 
 
@@ -119,7 +120,7 @@ def _look(settings: Settings) -> Device:
     """The driver's own words, as far as they came: the process may end when it opens the ANE."""
     device = Device(False, "looking for the ANE gave no answer")
     try:
-        for word, value in findings(Job(LOOK, settings)):
+        for word, value in findings(MODULE, Job(LOOK, settings)):
             if word == worker.DEVICE:
                 device = from_json(Device, value)
     except DiedError as error:
@@ -134,7 +135,7 @@ def _choose(settings: Settings, device: Device) -> Choice:
     if device.problem:
         return Choice(settings.engine, "cpu", device.problem)
     try:
-        for word, value in findings(Job(CHOOSE, settings)):
+        for word, value in findings(MODULE, Job(CHOOSE, settings)):
             if word == worker.CHOICE:
                 return from_json(Choice, value)
     except DiedError as error:
@@ -154,7 +155,7 @@ def _try_all(
         job = Job(CASES, settings, hardware, place)
         begun = None
         try:
-            for word, value in findings(job):
+            for word, value in findings(MODULE, job):
                 if word == worker.BEGIN:
                     begun = int(value)
                     progress(begun, len(cases), cases[begun].name)
@@ -170,7 +171,7 @@ def _try_all(
 
 def _classifier(settings: Settings) -> Iterator[Found]:
     try:
-        for word, value in findings(Job(CLASSIFY, settings)):
+        for word, value in findings(MODULE, Job(CLASSIFY, settings)):
             if word == worker.FOUND:
                 yield from_json(Found, value)
     except DiedError as error:
@@ -179,7 +180,7 @@ def _classifier(settings: Settings) -> Iterator[Found]:
 
 def _delta(settings: Settings, hardware: bool) -> Found:
     try:
-        for word, value in findings(Job(DELTA, settings, hardware)):
+        for word, value in findings(MODULE, Job(DELTA, settings, hardware)):
             if word == worker.FOUND:
                 return from_json(Found, value)
     except DiedError as error:
@@ -208,7 +209,7 @@ def fastest(times: Mapping[str, float]) -> str:
 
 def _path(settings: Settings, name: str) -> Found:
     try:
-        for word, value in findings(Job(PATH, settings, True, dispatch=name)):
+        for word, value in findings(MODULE, Job(PATH, settings, True, dispatch=name)):
             if word == worker.FOUND:
                 return from_json(Found, value)
     except DiedError as error:

@@ -30,8 +30,8 @@ from ane_train.doctor.report import (
     Found,
 )
 from ane_train.doctor.rows import Array
-from ane_train.doctor.scrub import scrub
 from ane_train.engine.profile import digest
+from ane_train.isolation.scrub import scrub
 from ane_train.model.memory import available
 from ane_train.native.engine import Context, Port, Program, Surface
 from ane_train.native.library import NativeError

@@ -19,8 +19,6 @@ from ane_train.doctor.report import (
     Found,
 )
 from ane_train.doctor.run import Bench, try_case
-from ane_train.doctor.scrub import scrub, scrub_record
-from ane_train.doctor.serve import Answers, serve
 from ane_train.doctor.settings import (
     CASES,
     CHOOSE,
@@ -36,6 +34,8 @@ from ane_train.engine.delta import check_delta
 from ane_train.engine.device import HARDWARE, look
 from ane_train.engine.machine import built_in_chip, this_machine
 from ane_train.engine.quick import open_hardware
+from ane_train.isolation.scrub import scrub, scrub_record
+from ane_train.isolation.serve import Answers, serve
 from ane_train.native.engine import Context
 from ane_train.native.library import NativeError
 

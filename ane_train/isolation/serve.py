@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ane_train.records import from_json, to_json
 
-MARK, DONE = "doctor: ", "done"
+MARK, DONE = "finding: ", "done"
 FAREWELL = 3.0  # seconds for a worker to end by itself
 Answers = Generator[tuple[str, Any], None, None]
 Job = TypeVar("Job")

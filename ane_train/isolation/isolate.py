@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from ane_train.doctor.scrub import scrub
-from ane_train.doctor.serve import DONE, FAREWELL, MARK
+from ane_train.isolation.scrub import scrub
+from ane_train.isolation.serve import DONE, FAREWELL, MARK
 from ane_train.records import to_json
 
 SILENCE = 300.0  # seconds without a finding, after which a worker is ended
@@ -31,9 +31,7 @@ class DiedError(Exception):
         self.hung = hung
 
 
-def findings(
-    job: Any, silence: float = SILENCE, module: str = "ane_train.doctor"
-) -> Iterator[tuple[str, Any]]:
+def findings(module: str, job: Any, silence: float = SILENCE) -> Iterator[tuple[str, Any]]:
     """(word, value) of each finding of a new process; DiedError if it does not finish.
 
     job: the record that the module, when it is run, reads with `serve`. The process also ends when
