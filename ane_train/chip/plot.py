@@ -69,8 +69,21 @@ def _roofline(axes: Any, points: Sequence[Result], report: Report) -> None:
         fontsize=8,
     )
     _roofs(axes, points, report)
+    _plain_numbers(axes.yaxis)
     axes.grid(True, which="both", alpha=0.2)
     axes.legend(loc="lower right", fontsize=8)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """0.4 in the place of 4 x 10^-1; between powers of ten only where there is room."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
 
 
 def _group(row: Result) -> str:
@@ -134,6 +147,7 @@ def _sweep(axes: Any, rows: Sequence[Result], fits: Sequence[Fit]) -> None:
             if fit.name.endswith(variant):
                 _lines(axes, fit, found[0].values["bytes"] / sizes[0], sizes, colour)
     axes.set_xscale("log", base=2)
+    _plain_numbers(axes.yaxis)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(True, which="both", alpha=0.2)
     if rows:
