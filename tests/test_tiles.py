@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import mmap
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ane_train.native.engine import Context
 
 SIZES = [
     (8, 32, 16), (1, 1, 1), (4, 24, 8), (9, 33, 17), (37, 70, 256), (130, 50, 257), (16, 600, 40),
-    (24, 48, 700),
+    (24, 48, 700), (1100, 40, 30), (30, 1100, 90),
 ]  # fmt: skip
 
 
@@ -57,44 +59,91 @@ class Operand:
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("tiles") / "tiles_probe.so"
-    sources = [ROOT / "csrc" / "base" / name for name in ("fp16.c", "error.c")]
+    sources = [ROOT / "csrc" / "base" / f"{name}.c" for name in ("fp16", "error", "pool")]
     flags = ["-O2", "-ffp-contract=off", "-shared", "-fPIC"]
     return ctypes.CDLL(str(compile_c(library, "tiles_probe.c", sources, flags)))
 
 
-def results(
-    probe: ctypes.CDLL, kernel: int, size: tuple[int, int, int], flags: tuple[bool, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a kernel makes of a random product, and what the definition does."""
-    m, n, k = size
-    rng = default_rng(m * n + k)
-    across, down, left_half, right_half, adds = flags
-    a = Operand(rng, (m, k), across, left_half)
-    b = Operand(rng, (k, n), down, right_half)
-    factors = (0.5, -2.0) if adds else (1.0, 0.0)
-    out = rng.standard_normal((m, n + 5)).astype(np.float32)
-    if not adds:
-        out[:, :n] = np.nan  # what is not read
-    both = []
-    for call in (lambda p: probe.probe_multiply(kernel, p), probe.probe_defined):
-        c = out.copy()
-        rounds = left_half and not adds
-        product = Product(
-            m, n, k, factors[0], a.matrix, b.matrix, factors[1], c.ctypes.data, n + 5, rounds
-        )
-        call(ctypes.byref(product))
-        both.append(c)
-    return both[0], both[1]
+@dataclass(frozen=True)
+class Case:
+    """A random product, and whatever must not change its bits."""
+
+    size: tuple[int, int, int]
+    flags: tuple[bool, ...]  # left and right transposed, left and right in fp16, adding
+    threads: int = 2
+    short: bool = False
+
+    def results(self, probe: ctypes.CDLL, kernel: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a kernel makes of it, and what the definition does."""
+        m, n, k = self.size
+        rng = default_rng(m * n + k)
+        across, down, left_half, right_half, adds = self.flags
+        a = Operand(rng, (m, k), across, left_half)
+        b = Operand(rng, (k, n), down, right_half)
+        factors = (0.5, -2.0) if adds else (1.0, 0.0)
+        out = rng.standard_normal((m, n + 5)).astype(np.float32)
+        if not adds:
+            out[:, :n] = np.nan  # what is not read
+        both = out.copy(), out.copy()
+        products = [
+            Product(m, n, k, factors[0], a.matrix, b.matrix, factors[1], c.ctypes.data, n + 5,
+                    left_half and not adds)
+            for c in both
+        ]  # fmt: skip
+        tiled, defined = map(ctypes.byref, products)
+        assert probe.probe_multiply(kernel, self.threads, self.short, tiled) == 0
+        probe.probe_defined(defined)
+        return both
+
+
+def assert_defined_bits(probe: ctypes.CDLL, case: Case) -> None:
+    for kernel in range(probe.probe_kernels()):
+        tiled, defined = case.results(probe, kernel)
+        np.testing.assert_array_equal(tiled.view(np.uint32), defined.view(np.uint32))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_kernel_gives_the_bits_of_the_definition(
     probe: ctypes.CDLL, size: tuple[int, int, int]
 ) -> None:
-    for kernel in range(probe.probe_kernels()):
-        for flags in itertools.product([False, True], repeat=5):
-            tiled, defined = results(probe, kernel, size, flags)
-            np.testing.assert_array_equal(tiled.view(np.uint32), defined.view(np.uint32))
+    for flags in itertools.product([False, True], repeat=5):
+        assert_defined_bits(probe, Case(size, flags))
+
+
+def test_bits_do_not_depend_on_threads_or_on_memory_for_panels(probe: ctypes.CDLL) -> None:
+    flags = (True, False, True, False, True)
+    for size in ((300, 200, 600), (50, 700, 300), (33, 32, 33000)):
+        for threads, short in ((1, False), (5, False), (2, True)):
+            assert_defined_bits(probe, Case(size, flags, threads, short))
+
+
+def at_page_end(array: np.ndarray) -> np.ndarray:
+    """A copy that ends where memory that must not be read begins."""
+    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = np.frombuffer(mmap.mmap(-1, size + mmap.PAGESIZE), np.uint8)
+    guard = ctypes.c_void_p(whole.ctypes.data + size)
+    assert ctypes.CDLL(None).mprotect(guard, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    copy = whole[size - array.nbytes : size].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_nothing_beyond_the_operands_is_read_or_written(
+    probe: ctypes.CDLL, half: bool, transposed: bool
+) -> None:
+    for m, n, k in SIZES[:6]:
+        shapes = ((k, m), (n, k)) if transposed else ((m, k), (k, n))
+        dtype = np.float16 if half else np.float32
+        stored = [at_page_end(np.ones(shape, dtype)) for shape in shapes]
+        matrices = [Matrix(x.ctypes.data, x.shape[1], transposed, half) for x in stored]
+        out = at_page_end(np.full((m, n), 2, np.float32))
+        product = Product(m, n, k, 1, *matrices, 1, out.ctypes.data, n, False)
+        for kernel in range(probe.probe_kernels()):
+            out[...] = 2
+            assert probe.probe_multiply(kernel, 1, False, ctypes.byref(product)) == 0
+            np.testing.assert_array_equal(out, k + 2)
 
 
 def test_a_product_has_the_same_bits_for_every_number_of_threads() -> None:

@@ -96,9 +96,10 @@ typedef struct ane_tiles ane_tiles;
 ane_tiles *ane_tiles_create(void);
 void ane_tiles_free(ane_tiles *tiles);
 const char *ane_tiles_name(const ane_tiles *tiles); /* the instruction set */
-/* On the calling thread, and from several at a time. False, with C untouched, if memory is short.
+/* k > 0. The bits are the same for every number of threads. May be called from several threads at a
+ * time, with a NULL pool also from inside a task. Takes less memory, and more time, if it is short.
  */
-bool ane_tiles_multiply(ane_tiles *tiles, const ane_product *product);
+void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *product);
 
 /* --- blas.c ------------------------------------------------------------------------------ */
 

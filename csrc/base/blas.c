@@ -184,13 +184,18 @@ static void library_gemm(const ane_blas *blas, const ane_product *product) {
 #define TILES_ROWS 8
 #define TILES_COLUMNS 16
 
-void ane_blas_gemm(const ane_blas *blas, const ane_product *product) {
-    if (product->m == 0 || product->n == 0) return;
+static bool tiles_take(const ane_blas *blas, const ane_product *product) {
     bool half = product->a.half || product->b.half;
     bool suits = product->m >= TILES_ROWS && product->n >= TILES_COLUMNS;
-    bool reads = product->k > 0 && product->alpha != 0.0f;
-    if (blas->tiles && reads && (suits || half) && ane_tiles_multiply(blas->tiles, product)) return;
-    library_gemm(blas, product);
+    return blas->tiles && product->k > 0 && product->alpha != 0.0f && (suits || half);
+}
+
+void ane_blas_gemm(const ane_blas *blas, const ane_product *product) {
+    if (product->m == 0 || product->n == 0) return;
+    if (tiles_take(blas, product))
+        ane_tiles_multiply(blas->tiles, NULL, product);
+    else
+        library_gemm(blas, product);
 }
 
 /* --- cut over the pool --- */
@@ -257,6 +262,10 @@ static size_t cut_step(size_t longer, size_t shorter, size_t k) {
 void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_product *product) {
     size_t m = product->m, n = product->n;
     if (m == 0 || n == 0) return;
+    if (tiles_take(blas, product)) {
+        ane_tiles_multiply(blas->tiles, pool, product);
+        return;
+    }
     gemm_cut cut = {blas, product, m > n, 0};
     size_t longer = m > n ? m : n;
     cut.step = cut_step(longer, m > n ? n : m, product->k);

@@ -1,8 +1,9 @@
 /* tiles.c: matrix products by kernels of our own, for x86-64 with AVX2 or AVX-512. Operands may be
- * fp16: they are widened while they are packed, so no fp32 copy of a weight exists anywhere. Every
- * element of a result is the sum of blocks of BLOCK_DEPTH products, each summed by fused
- * multiply-adds in their order, so its bits depend neither on the kernel nor on how a product is
- * cut among threads. */
+ * fp16: they are widened while they are packed, so no fp32 copy of a weight exists anywhere. The
+ * operand on the shorter side of the result is packed once for all threads, the other in groups of
+ * panels by whoever multiplies them. Every element of a result is the sum of equal blocks of depth,
+ * each summed by fused multiply-adds in their order, so its bits depend neither on the kernel nor
+ * on how a product is cut among threads. */
 #include "base.h"
 
 #include <string.h>
@@ -14,12 +15,15 @@
 #endif
 #endif
 
-#define BLOCK_DEPTH 256   /* two panels of that depth stay in the first-level cache */
-#define BLOCK_ROWS 512    /* of a left operand that is packed at a time */
-#define BLOCK_COLUMNS 512 /* of a right one: with the rows it stays in the second-level cache */
-#define DEPTHS 8          /* of rows that are copied into panels one after the other */
-#define AHEAD 16          /* rows that are on their way from memory meanwhile */
-#define MOST_ROWS 16      /* of a tile */
+#define BLOCK_DEPTH 256   /* terms of one block: a panel of each side stays in first-level cache */
+#define GROUP_LANES 128   /* rows or columns that a task packs and multiplies at a time */
+#define SHARED_LANES 1024 /* on the shared side: panels of one block stay in the caches */
+#define SHARED_FLOATS ((size_t)1 << 20)
+#define STRIPS 4                /* tasks for each thread */
+#define WORTH ((size_t)1 << 18) /* multiplications of a task, at least */
+#define DEPTHS 8                /* of rows that are copied into panels one after the other */
+#define AHEAD 16                /* rows that are on their way from memory meanwhile */
+#define MOST_ROWS 16            /* of a tile */
 #define MOST_COLUMNS 64
 
 /* A part of a matrix on its way into panels: `length` along which panels lie, by `depth`. */
@@ -105,16 +109,18 @@ static const tile_kernel *best_kernel(void) {
 
 /* --- memory for panels --- */
 
-typedef struct panel_memory {
-    struct panel_memory *next;
-    _Alignas(64) float left[BLOCK_DEPTH * (BLOCK_ROWS + MOST_ROWS)];
-    _Alignas(64) float right[BLOCK_DEPTH * (BLOCK_COLUMNS + MOST_COLUMNS)];
-} panel_memory;
+#define SPARE_FLOATS (BLOCK_DEPTH * MOST_COLUMNS)
+#define GROUP_FLOATS (BLOCK_DEPTH * GROUP_LANES)
+
+/* Begins with the next one while it is idle. */
+typedef struct buffer {
+    struct buffer *next;
+} buffer;
 
 struct ane_tiles {
     const tile_kernel *kernel;
     pthread_mutex_t lock;
-    panel_memory *idle; /* as many as there were products at a time */
+    buffer *shared, *groups; /* idle ones: as many as there were products, or tasks, at a time */
 };
 
 bool ane_reads_halves(const ane_options *options) {
@@ -132,13 +138,18 @@ ane_tiles *ane_tiles_create(void) {
     return tiles;
 }
 
+static void free_buffers(buffer *first) {
+    while (first) {
+        buffer *next = first->next;
+        ane_free(first);
+        first = next;
+    }
+}
+
 void ane_tiles_free(ane_tiles *tiles) {
     if (!tiles) return;
-    for (panel_memory *each = tiles->idle; each;) {
-        panel_memory *next = each->next;
-        ane_free(each);
-        each = next;
-    }
+    free_buffers(tiles->shared);
+    free_buffers(tiles->groups);
     pthread_mutex_destroy(&tiles->lock);
     ane_free(tiles);
 }
@@ -147,26 +158,28 @@ const char *ane_tiles_name(const ane_tiles *tiles) {
     return tiles->kernel->name;
 }
 
-static panel_memory *take_panels(ane_tiles *tiles) {
+static void *take(ane_tiles *tiles, buffer **idle, size_t floats) {
     pthread_mutex_lock(&tiles->lock);
-    panel_memory *found = tiles->idle;
-    if (found) tiles->idle = found->next;
+    buffer *found = *idle;
+    if (found) *idle = found->next;
     pthread_mutex_unlock(&tiles->lock);
-    return found ? found : ane_alloc(1, sizeof *found);
+    return found ? (void *)found : ane_alloc(floats, sizeof(float));
 }
 
-static void give_panels(ane_tiles *tiles, panel_memory *given) {
+static void give(ane_tiles *tiles, buffer **idle, void *given) {
+    if (!given) return;
+    buffer *returned = given;
     pthread_mutex_lock(&tiles->lock);
-    given->next = tiles->idle;
-    tiles->idle = given;
+    returned->next = *idle;
+    *idle = returned;
     pthread_mutex_unlock(&tiles->lock);
 }
 
-/* --- products --- */
+/* --- blocks --- */
 
 typedef struct block {
     const tile_kernel *kernel;
-    const panel_memory *panels;
+    const float *left, *right; /* panels */
     size_t rows, columns, depth;
     tile_finish finish;
     float *out;
@@ -198,13 +211,13 @@ static void run_block(const block *at) {
     const tile_kernel *kernel = at->kernel;
     _Alignas(64) float sums[MOST_ROWS * MOST_COLUMNS];
     for (size_t column = 0; column < at->columns; column += kernel->columns) {
-        const float *right = at->panels->right + column * at->depth;
+        const float *right = at->right + column * at->depth;
         size_t columns = at->columns - column;
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
             float *out = at->out + row * at->stride + column;
             size_t rows = at->rows - row;
             fetch_result(at, out);
-            kernel->multiply(at->depth, at->panels->left + row * at->depth, right, sums);
+            kernel->multiply(at->depth, at->left + row * at->depth, right, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, out, at->stride);
             else
@@ -223,43 +236,143 @@ static operand part_of(ane_matrix matrix, bool left, size_t start, size_t length
     return (operand){data, matrix.stride, matrix.half, across, length, depths};
 }
 
-/* As many equal blocks as needed; a multiple of `unit` each. */
-static size_t block_size(size_t whole, size_t most, size_t unit) {
-    size_t blocks = (whole + most - 1) / most, size = (whole + blocks - 1) / blocks;
-    return (size + unit - 1) / unit * unit;
-}
+/* --- products --- */
+
+/* A part of the product: some rows or columns on the shared side, and some depth. */
+typedef struct tiles_run {
+    ane_tiles *tiles;
+    const ane_product *product;
+    bool
+        shares_left; /* the left operand's rows are the shared side, else the right one's columns */
+    float *shared;
+    size_t begin, end;
+    size_t depth, depth_end;
+    size_t step;  /* terms of a block */
+    size_t strip; /* rows or columns of a task, on the other side */
+} tiles_run;
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-static void run_depth(const tile_kernel *kernel, panel_memory *panels, const ane_product *product,
-                      size_t depth, size_t depths) {
-    size_t column_step = block_size(product->n, BLOCK_COLUMNS, kernel->columns);
-    size_t row_step = block_size(product->m, BLOCK_ROWS, kernel->rows);
-    block at = {.kernel = kernel, .panels = panels, .depth = depths, .stride = product->ldc};
+static size_t parts(size_t whole, size_t part) {
+    return (whole + part - 1) / part;
+}
+
+static size_t rounded_up(size_t count, size_t unit) {
+    return parts(count, unit) * unit;
+}
+
+static size_t width_of(const tiles_run *run, bool left) {
+    return left ? run->tiles->kernel->rows : run->tiles->kernel->columns;
+}
+
+static size_t other_side(const tiles_run *run) {
+    return run->shares_left ? run->product->n : run->product->m;
+}
+
+static size_t terms_at(const tiles_run *run, size_t depth) {
+    return least(run->step, run->depth_end - depth);
+}
+
+/* Panels of the shared side of the block at `depth`. */
+static float *shared_at(const tiles_run *run, size_t depth) {
+    size_t lanes = rounded_up(run->end - run->begin, width_of(run, run->shares_left));
+    return run->shared + (depth - run->depth) * lanes;
+}
+
+/* Rows of the left operand, or columns of the right one, of the block at `depth`. */
+static void pack(const tiles_run *run, bool left, size_t first, size_t end, size_t depth,
+                 float *to) {
+    operand part = part_of(left ? run->product->a : run->product->b, left, first, end - first,
+                           depth, terms_at(run, depth));
+    if (left)
+        run->tiles->kernel->pack_left(&part, to);
+    else
+        run->tiles->kernel->pack_right(&part, to);
+}
+
+static size_t group_of(const tiles_run *run, bool left) {
+    return GROUP_LANES / width_of(run, left) * width_of(run, left);
+}
+
+static void pack_shared(void *argument, size_t index) {
+    const tiles_run *run = argument;
+    size_t lanes = group_of(run, run->shares_left), groups = parts(run->end - run->begin, lanes);
+    size_t first = run->begin + index % groups * lanes;
+    size_t depth = run->depth + index / groups * run->step;
+    float *to = shared_at(run, depth) + (first - run->begin) * terms_at(run, depth);
+    pack(run, run->shares_left, first, least(first + lanes, run->end), depth, to);
+}
+
+/* Rows or columns from first to end, whose panels are `group`, by the shared ones. */
+static void multiply_group(const tiles_run *run, size_t first, size_t end, size_t depth,
+                           const float *group) {
+    const ane_product *product = run->product;
+    const float *shared = shared_at(run, depth);
+    block at = {.kernel = run->tiles->kernel, .stride = product->ldc};
+    at.depth = terms_at(run, depth);
+    at.left = run->shares_left ? shared : group;
+    at.right = run->shares_left ? group : shared;
+    at.rows = run->shares_left ? run->end - run->begin : end - first;
+    at.columns = run->shares_left ? end - first : run->end - run->begin;
     at.finish = (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f,
-                              product->rounds && depth + depths == product->k};
-    for (size_t row = 0; row < product->m; row += row_step) {
-        at.rows = least(product->m - row, row_step);
-        operand left = part_of(product->a, true, row, at.rows, depth, depths);
-        kernel->pack_left(&left, panels->left);
-        for (size_t column = 0; column < product->n; column += column_step) {
-            at.columns = least(product->n - column, column_step);
-            operand right = part_of(product->b, false, column, at.columns, depth, depths);
-            kernel->pack_right(&right, panels->right);
-            at.out = product->c + row * product->ldc + column;
-            run_block(&at);
+                              product->rounds && depth + at.depth == product->k};
+    at.out = product->c + (run->shares_left ? run->begin * product->ldc + first
+                                            : first * product->ldc + run->begin);
+    run_block(&at);
+}
+
+static void multiply_strip(void *argument, size_t index) {
+    const tiles_run *run = argument;
+    _Alignas(64) float spare[SPARE_FLOATS];
+    float *taken = take(run->tiles, &run->tiles->groups, GROUP_FLOATS);
+    float *group = taken ? taken : spare;
+    size_t lanes = taken ? group_of(run, !run->shares_left) : width_of(run, !run->shares_left);
+    size_t begin = index * run->strip, end = least(begin + run->strip, other_side(run));
+    for (size_t depth = run->depth; depth < run->depth_end; depth += run->step)
+        for (size_t first = begin; first < end; first += lanes) {
+            size_t last = least(first + lanes, end);
+            pack(run, !run->shares_left, first, last, depth, group);
+            multiply_group(run, first, last, depth, group);
         }
+    give(run->tiles, &run->tiles->groups, taken);
+}
+
+/* A few tasks for each thread, of whole panels. */
+static size_t strip_of(const tiles_run *run, const ane_pool *pool) {
+    size_t width = width_of(run, !run->shares_left);
+    size_t work = width * (run->end - run->begin) * (run->depth_end - run->depth);
+    size_t equal = parts(parts(other_side(run), width), STRIPS * ane_pool_threads(pool));
+    size_t worth = parts(WORTH, work);
+    return width * (equal > worth ? equal : worth);
+}
+
+static void run_side(tiles_run *run, ane_pool *pool, size_t room) {
+    size_t lanes = rounded_up(run->end - run->begin, width_of(run, run->shares_left));
+    size_t most = room / (lanes * run->step) * run->step;
+    for (run->depth = 0; run->depth < run->product->k; run->depth = run->depth_end) {
+        run->depth_end = least(run->product->k, run->depth + most);
+        size_t groups = parts(run->end - run->begin, group_of(run, run->shares_left));
+        size_t blocks = parts(run->depth_end - run->depth, run->step);
+        ane_pool_run(pool, groups * blocks, pack_shared, run);
+        run->strip = strip_of(run, pool);
+        ane_pool_run(pool, parts(other_side(run), run->strip), multiply_strip, run);
     }
 }
 
-bool ane_tiles_multiply(ane_tiles *tiles, const ane_product *product) {
-    panel_memory *panels = take_panels(tiles);
-    if (!panels) return false;
-    size_t step = block_size(product->k, BLOCK_DEPTH, 1);
-    for (size_t depth = 0; depth < product->k; depth += step)
-        run_depth(tiles->kernel, panels, product, depth, least(product->k - depth, step));
-    give_panels(tiles, panels);
-    return true;
+void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *product) {
+    _Alignas(64) float spare[SPARE_FLOATS];
+    tiles_run run = {.tiles = tiles, .product = product, .shares_left = product->m < product->n};
+    float *taken = take(tiles, &tiles->shared, SHARED_FLOATS);
+    run.shared = taken ? taken : spare;
+    run.step = parts(product->k, parts(product->k, BLOCK_DEPTH));
+    size_t side = run.shares_left ? product->m : product->n;
+    size_t width = width_of(&run, run.shares_left);
+    size_t lanes = rounded_up(parts(side, parts(side, taken ? SHARED_LANES : width)), width);
+    for (run.begin = 0; run.begin < side; run.begin = run.end) {
+        run.end = least(side, run.begin + lanes);
+        run_side(&run, pool, taken ? SHARED_FLOATS : SPARE_FLOATS);
+    }
+    give(tiles, &tiles->shared, taken);
 }

@@ -1,43 +1,56 @@
-/* Runs every kernel of tiles.c that this processor has, and the definition of what they compute. */
-#include "base/tiles.c"
+/* Runs every kernel of the tiles that this processor has, with or without memory for their panels,
+ * and the definition of what they compute. */
+#include "base/base.h"
 
 #include <math.h>
 
+static void *probe_alloc(size_t count, size_t size);
+
+#define ane_alloc probe_alloc
+#include "base/tiles.c"
+#undef ane_alloc
+
+static bool memory_is_short;
+
+/* The handle itself is always there. */
+static void *probe_alloc(size_t count, size_t size) {
+    return memory_is_short && count > 1 ? NULL : ane_alloc(count, size);
+}
+
 int probe_kernels(void);
-int probe_multiply(int number, const ane_product *product);
+int probe_multiply(int number, int threads, bool short_of_memory, const ane_product *product);
 void probe_defined(const ane_product *product);
 
+static const tile_kernel *find_kernel(int number) {
 #if defined(HAS_KERNELS)
-
-static const tile_kernel *const kernels[] = {&kernel_avx2, &kernel_avx512};
-
-int probe_kernels(void) {
-    const tile_kernel *best = best_kernel();
-    return best == NULL ? 0 : best == &kernel_avx512 ? 2 : 1;
-}
-
-int probe_multiply(int number, const ane_product *product) {
-    ane_tiles *tiles = ane_tiles_create();
-    if (!tiles) return 0;
-    tiles->kernel = kernels[number];
-    bool done = ane_tiles_multiply(tiles, product);
-    ane_tiles_free(tiles);
-    return done;
-}
-
+    const tile_kernel *const kernels[] = {&kernel_avx2, &kernel_avx512};
+    int count = best_kernel() == kernels[1] ? 2 : best_kernel() == kernels[0] ? 1 : 0;
+    return number < count ? kernels[number] : NULL;
 #else
+    (void)number;
+    return NULL;
+#endif
+}
 
 int probe_kernels(void) {
-    return 0;
+    int count = 0;
+    while (find_kernel(count)) count++;
+    return count;
 }
 
-int probe_multiply(int number, const ane_product *product) {
-    (void)number;
-    (void)product;
+/* 0 if it was done. */
+int probe_multiply(int number, int threads, bool short_of_memory, const ane_product *product) {
+    ane_tiles *tiles = ane_tiles_create();
+    ane_pool *pool = ane_pool_create((size_t)threads);
+    if (!tiles || !pool) return 1;
+    tiles->kernel = find_kernel(number);
+    memory_is_short = short_of_memory;
+    ane_tiles_multiply(tiles, pool, product);
+    memory_is_short = false;
+    ane_pool_free(pool);
+    ane_tiles_free(tiles);
     return 0;
 }
-
-#endif
 
 static float at(ane_matrix matrix, size_t row, size_t column) {
     size_t index = matrix.transposed ? column * matrix.stride + row : row * matrix.stride + column;
