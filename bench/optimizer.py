@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ane_train.model.arena import Arena, Array
-from ane_train.model.parameters import Parameter, parameters
+from ane_train.model.parameters import Parameter, parameters, stretches
 from ane_train.model.spec import load_model
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
@@ -39,16 +39,19 @@ def adamw(model: str, _folder: Path, rounds: int | None = None) -> Result:
     """Our update, PyTorch's on its best thread count, and copies, in turn."""
     context = Context()
     table = parameters(load_model(model))
-    arrays = [_filled(table, start) for start in (1.0, 1e-2, 1e-3, 1e-4)]
+    arenas = [_filled(table, start) for start in (1.0, 1e-2, 1e-3, 1e-4)]
     total = sum(parameter.size for parameter in table)
 
     def ours() -> float:
         start = time.perf_counter()
-        for each in zip(*arrays, strict=True):
-            arithmetic.adamw(context, *each, **_OPTIONS)
+        for run in stretches(table):
+            arrays = (arena.stretch(run[0].name, run[-1].name) for arena in arenas)
+            arithmetic.adamw(context, *arrays, **_OPTIONS)
         return time.perf_counter() - start
 
-    theirs, threads = _fused(arrays)
+    theirs, threads = _fused(
+        [[arena[parameter.name].reshape(-1) for parameter in table] for arena in arenas]
+    )
     sides = {"ours": ours, "torch fused": theirs, "copy": _copy(), "sum": _sum()}
     samples = interleaved(sides, rounds or _ROUNDS)
     rates = [2 * _COPIED / value / 1e9 for value in samples["copy"]]
@@ -73,11 +76,11 @@ def adamw(model: str, _folder: Path, rounds: int | None = None) -> Result:
     return result
 
 
-def _filled(table: Sequence[Parameter], value: float) -> list[Array]:
-    """An array for each parameter, as training lays them out."""
+def _filled(table: Sequence[Parameter], value: float) -> Arena:
+    """Parameters as training lays them out."""
     arena = Arena(table)
     arena.flat.fill(value)
-    return [arena[parameter.name].reshape(-1) for parameter in table]
+    return arena
 
 
 def _fused(arrays: list[list[Array]]) -> tuple[Callable[[], float], int]:

@@ -28,6 +28,7 @@ class Arena:
             offsets.append(total)
             total += -(-parameter.size // _ALIGNMENT) * _ALIGNMENT
         self.flat: Array = _zeros(total)
+        self._begins = {each.name: at for each, at in zip(table, offsets, strict=True)}
         self.views: Mapping[str, Array] = MappingProxyType(
             {
                 parameter.name: self.flat[offset : offset + parameter.size].reshape(parameter.shape)
@@ -40,6 +41,10 @@ class Arena:
 
     def __contains__(self, name: str) -> bool:
         return name in self.views
+
+    def stretch(self, first: str, last: str) -> Array:
+        """A flat view from one parameter to a later one, or the same; zeros lie between them."""
+        return self.flat[self._begins[first] : self._begins[last] + self.views[last].size]
 
 
 def _zeros(size: int) -> Array:

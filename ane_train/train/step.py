@@ -19,7 +19,7 @@ from ane_train.engine import Engine
 from ane_train.model.adapters import Lora
 from ane_train.model.arena import Arena, Array, initialize
 from ane_train.model.layer import layer_shape
-from ane_train.model.parameters import Parameter, parameters
+from ane_train.model.parameters import Parameter, parameters, stretches
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
 from ane_train.programs.blocks import KINDS
@@ -227,15 +227,15 @@ class TrainingStep:
         """Updates layer by layer; each is refreshed as soon as it is done."""
         for layer, parameters_ in groupby(self.optimized, lambda parameter: parameter.layer):
             with self.timings.measure("optimizer"):
-                for parameter in filter(self.is_trained, parameters_):
+                for run in stretches(parameters_, self.frozen):
                     arithmetic.adamw(
                         self.engine.context,
-                        *(arena[parameter.name].reshape(-1) for arena in self._arenas()),
+                        *(arena.stretch(run[0].name, run[-1].name) for arena in self._arenas()),
                         learning_rate=learning_rate,
                         beta1=optimizer.beta1,
                         beta2=optimizer.beta2,
                         epsilon=optimizer.epsilon,
-                        weight_decay=optimizer.weight_decay if parameter.decays else 0.0,
+                        weight_decay=optimizer.weight_decay if run[0].decays else 0.0,
                         gradient_scale=scale,
                         step=step,
                     )
