@@ -55,6 +55,8 @@ FAILURES = {
     "evaluate:1": ("failed", "evaluate was made to fail"),
     "results:1": (WRONG, "not timed"),
     "load:1:throw": ("failed", "load was made to fail"),
+    "evaluate:1@3": ("failed", "while it was timed: cannot evaluate a program"),
+    "evaluate:1@3:crash": (CRASHED, "SIGABRT"),
 }
 
 
@@ -127,3 +129,14 @@ def test_the_paths_of_dispatch_are_each_measured_on_the_ane(settings: Settings) 
         ("direct", OK),
         ("realtime", OK),
     ]
+
+
+def test_a_program_that_is_refused_while_others_are_timed_is_a_refusal(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third compile of `update`: the first of new weights that is timed, after the proof's."""
+    monkeypatch.setenv("ANE_STANDIN_FAIL", "compile:1@2")
+    (case,) = [c for c in BENCHMARKS["update"].cases(settings) if c.variant == "recompile"]
+    (result,) = run.run_cases("update", [case], settings, hardware=True)
+    assert (result.status, result.series) == (REFUSED, ())
+    assert result.text.startswith("while it was timed: cannot compile a program")

@@ -14,6 +14,9 @@ from ane_train.chip.proof import UnprovedError
 from ane_train.chip.results import OK, Fit, Proof, Result, Series
 from ane_train.chip.settings import Settings
 from ane_train.chip.timing import FULL, QUICK, Effort
+from ane_train.doctor.run import meaning
+from ane_train.errors import AneTrainError
+from ane_train.isolation.scrub import scrub
 from ane_train.mil import Chip
 from ane_train.native.engine import Context
 
@@ -103,12 +106,17 @@ class Benchmark:
 
 
 def try_case(benchmark: str, case: Case, bench: Bench) -> Result:
-    """What came of a case; whatever it raises but UnprovedError ends the process."""
+    """What came of a case. What the engine refuses is a result, while it is timed too.
+
+    Whatever else is raised ends the process.
+    """
     try:
         with case.build(bench).prove(bench.context) as trial:
             measured = case.measure(bench, trial)
     except UnprovedError as error:
         return describe(benchmark, case, error.status, str(error))
+    except AneTrainError as error:
+        return describe(benchmark, case, meaning(error), f"while it was timed: {scrub(str(error))}")
     return Result(
         benchmark,
         case.name,
