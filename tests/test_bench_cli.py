@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -16,6 +17,7 @@ from ane_train.chip import NAMES, results
 from ane_train.chip.settings import Settings
 from ane_train.chip.table import BENCHMARKS
 from ane_train.cli import run
+from ane_train.errors import ExitCode
 
 REPORT = "bench.json"
 
@@ -93,6 +95,19 @@ def test_a_report_to_stdout_leaves_the_tables_to_stderr(folder: Path) -> None:
     done = ane_train(folder, "bench", "io", "--quick", "--json", "-", "--engine", "cpu")
     assert json.loads(done.stdout)["kind"] == results.KIND
     assert "64 x 512" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_a_report_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path) -> None:
+    """On /proc nothing can be, though its folder looks as if it could."""
+    done = ane_train(
+        tmp_path, "bench", "io", "--quick", "--json", "/proc/a.json", "--engine", "cpu"
+    )
+    assert done.returncode == ExitCode.DISK
+    assert "write transposed" in done.stdout
+    assert "the report is in" not in done.stdout
+    assert done.stderr.startswith("error: /proc/a.json cannot be written")
+    assert done.stderr.count("\n") == 1
 
 
 def test_markdown_is_tables_that_can_be_pasted(tmp_path: Path) -> None:

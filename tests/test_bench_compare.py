@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from ane_train.chip.results import CRASHED, OK, Report, Result, schema
 from ane_train.chip.sections import MARK, duration, sections, tflops, to_markdown
 from ane_train.chip.settings import Settings
 from ane_train.chip.table import BENCHMARKS
-from ane_train.errors import ConfigError, DataError
+from ane_train.errors import ConfigError, DataError, DiskError
 from ane_train.plan.measurements import SEQUENCES
 
 FULL = Settings(chip="m4")
@@ -111,6 +113,23 @@ def test_without_matplotlib_it_is_one_line(
     with pytest.raises(ConfigError, match="pip install matplotlib"):
         draw(report, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"the last one")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DiskError, match=r"a\.png cannot be written .*: choose another --png"):
+        draw(made_up(["peak"]), path)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [
+        ("a.png", b"the last one")
+    ]
 
 
 def test_a_report_without_rates_has_no_picture(report: Report, tmp_path: Path) -> None:

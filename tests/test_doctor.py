@@ -143,6 +143,14 @@ def test_where_the_report_cannot_be_written_nothing_is_tried(
 
 
 @linux
+def test_where_writing_the_report_fails_all_is_shown_first(tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--engine", "cpu", "--quick", "--json", "/proc/report.json")
+    assert done.returncode == 7
+    assert "trains on the software engine" in done.stdout
+    assert done.stderr.startswith("error: /proc/report.json cannot be written")
+
+
+@linux
 def test_on_the_stand_in_everything_holds_against_the_software_engine(
     on_stand_in: tuple[Path, Done, dict[str, Any]],
 ) -> None:

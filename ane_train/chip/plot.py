@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import numpy as np
 from ane_train.chip import PRECISIONS
 from ane_train.chip.results import OK, Fit, Report, Result
 from ane_train.chip.sram import ACTIVATIONS, MIB, WEIGHTS
-from ane_train.errors import ConfigError, DataError, DiskError
+from ane_train.doctor.report import write_report
+from ane_train.errors import ConfigError, DataError
 
 _COLOURS = {"fp16": "tab:blue", "int8": "tab:orange", "train": "tab:green"}
 _SWEEPS = {WEIGHTS: "tab:blue", ACTIVATIONS: "tab:orange"}
 
 
 def draw(report: Report, path: Path) -> None:
-    """Writes the picture as PNG. ConfigError without matplotlib, DataError without numbers."""
+    """Writes the picture as PNG. ConfigError without matplotlib, DataError without numbers.
+
+    DiskError where it cannot be written; what was there stays.
+    """
     points = [row for row in report.results if row.status == OK and "tflops" in row.values]
     sweep = [row for row in report.results if row.status == OK and row.benchmark == "sram"]
     if not points and not sweep:
@@ -29,10 +34,9 @@ def draw(report: Report, path: Path) -> None:
     _sweep(right, sweep, report.fits)
     title = f"{report.machine.chip}, engine {report.engine.used}"
     figure.suptitle(title + (", --quick" if report.quick else ""))
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise DiskError(f"{path} cannot be written ({error.strerror})") from None
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    write_report(path, picture.getvalue(), "--png")
 
 
 def _figure() -> Any:

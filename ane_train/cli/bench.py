@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ane_train.chip import HELP, NAMES, PRECISIONS
-from ane_train.cli.sections import CaseBar, show_sections
+from ane_train.cli.sections import CaseBar, saved, show_sections
 from ane_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def run(names: tuple[str, ...], json_file: str, markdown: bool, **given: Any) ->
     """
     from ane_train.chip.run import measure
     from ane_train.chip.sections import sections, to_markdown
-    from ane_train.doctor.report import require_place, write_report
+    from ane_train.doctor.report import require_place
 
     to_stdout = json_file == "-"
     if not to_stdout:
@@ -143,16 +143,12 @@ def run(names: tuple[str, ...], json_file: str, markdown: bool, **given: Any) ->
         report = measure(
             _settings(given), tuple(dict.fromkeys(names)) or NAMES, CaseBar(stack).update
         )
-    saved = [] if to_stdout else [f"the report is in {json_file}"]
-    if to_stdout:
-        click.echo(report.to_text(), nl=False)
-    else:
-        write_report(Path(json_file), report.to_text())
-    found = sections(report, saved)
-    if markdown:
-        click.echo(to_markdown(found), nl=False, err=to_stdout)
-    else:
-        show_sections(found, sys.stderr if to_stdout else sys.stdout)
+    with saved(json_file, report.to_text()) as lines:
+        found = sections(report, lines)
+        if markdown:
+            click.echo(to_markdown(found), nl=False, err=to_stdout)
+        else:
+            show_sections(found, sys.stderr if to_stdout else sys.stdout)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -202,6 +198,6 @@ def plot(file: str, png: str) -> None:
     report = read_report(Path(file))
     if Path(png).suffix.lower() != ".png":
         raise ConfigError(f"--png {png}: give a name that ends in .png")
-    require_place(Path(png))
+    require_place(Path(png), "--png")
     draw(report, Path(png))
     click.echo(f"the picture is in {png}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ane_train.cli.sections import CaseBar, show_sections
+from ane_train.cli.sections import CaseBar, saved, show_sections
 from ane_train.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def command(
     """
     from ane_train.data.files import default_cache
     from ane_train.doctor import Settings, examine
-    from ane_train.doctor.report import require_place, write_report
+    from ane_train.doctor.report import require_place
     from ane_train.doctor.sections import sections
 
     if json_file is not None and json_file != "-":
@@ -71,13 +71,10 @@ def command(
     settings = Settings(engine, model, seq or 0, 0, driver, str(profiles), quick, batch)
     with ExitStack() as stack:
         report = examine(settings, CaseBar(stack).update)
-    saved = _save_profile(report, profiles)
-    if json_file == "-":
-        click.echo(report.to_text(), nl=False)
-    elif json_file is not None:
-        write_report(Path(json_file), report.to_text())
-        saved.append(f"the report is in {json_file}")
-    show_sections(sections(report, saved), sys.stderr if json_file == "-" else sys.stdout)
+    kept = _save_profile(report, profiles)
+    with saved(json_file, report.to_text()) as lines:
+        found = sections(report, [*kept, *lines])
+        show_sections(found, sys.stderr if json_file == "-" else sys.stdout)
     if report.problems:
         ctx.exit(ExitCode.ENGINE)
 

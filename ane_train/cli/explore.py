@@ -48,8 +48,8 @@ def command(
     removed is what the other listing has and this system lacks. Fails where what training needs
     is not as the driver knows it. The listing holds no personal data.
     """
-    from ane_train.cli.sections import show_sections
-    from ane_train.doctor.report import require_place, write_report
+    from ane_train.cli.sections import saved, show_sections
+    from ane_train.doctor.report import require_place
     from ane_train.explore import explore
 
     if as_header and (json_file is not None or other is not None):
@@ -60,15 +60,10 @@ def command(
     if as_header:
         _print_header(found)
         return
-    saved = []
     shown = [*_sections(found, other)]
-    if json_file == "-":
-        click.echo(found.listing.to_text(), nl=False)
-    elif json_file is not None:
-        write_report(Path(json_file), found.listing.to_text())
-        saved.append(f"the listing is in {json_file}")
-    shown.append(_conclusion(found.device, saved))
-    show_sections(shown, sys.stderr if json_file == "-" else sys.stdout)
+    with saved(json_file, found.listing.to_text(), "listing") as lines:
+        shown.append(_conclusion(found.device, lines))
+        show_sections(shown, sys.stderr if json_file == "-" else sys.stdout)
     if not found.device.usable.get("core", False):
         ctx.exit(ExitCode.ENGINE)
 

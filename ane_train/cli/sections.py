@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from ane_train.errors import DiskError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -47,6 +52,29 @@ class CaseBar:
         self._bar.total = whole
         self._bar.set_description(name, refresh=False)
         self._bar.update(done - self._bar.n)
+
+
+@contextmanager
+def saved(json_file: str | None, text: str, name: str = "report") -> Iterator[list[str]]:
+    """Saves what `--json` is to have ("-": on stdout), and lends the lines that say so.
+
+    Where it cannot be written, DiskError comes last, after everything is shown.
+    """
+    from ane_train.doctor.report import write_report
+
+    lines: list[str] = []
+    unsaved: DiskError | None = None
+    if json_file == "-":
+        click.echo(text, nl=False)
+    elif json_file is not None:
+        try:
+            write_report(Path(json_file), text)
+            lines.append(f"the {name} is in {json_file}")
+        except DiskError as error:
+            unsaved = error
+    yield lines
+    if unsaved is not None:
+        raise unsaved
 
 
 def show_sections(sections: Iterable[Section], stream: TextIO) -> None:

@@ -6,6 +6,7 @@ root mean square of the reference. A number that was not measured, or is not fin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -155,27 +156,31 @@ def read_report(text: str) -> Report:
     return from_json(Report, data)
 
 
-def require_place(path: Path) -> None:
-    """DiskError unless a report can be written there, as far as is known beforehand."""
+def require_place(path: Path, flag: str = "--json") -> None:
+    """DiskError unless a file can be written there, as far as is known beforehand.
+
+    flag: which the error tells to choose another of.
+    """
     folder = path.absolute().parent
     if path.is_dir():
-        raise _cannot_be_written(path, "it is a folder")
+        raise _cannot_be_written(path, flag, "it is a folder")
     if not folder.is_dir():
-        raise _cannot_be_written(path, "there is no such folder")
+        raise _cannot_be_written(path, flag, "there is no such folder")
     if not os.access(folder, os.W_OK):
-        raise _cannot_be_written(path, "its folder cannot be written")
+        raise _cannot_be_written(path, flag, "its folder cannot be written")
 
 
-def _cannot_be_written(path: Path, why: str) -> DiskError:
-    return DiskError(f"{path} cannot be written ({why}): choose another --json")
+def _cannot_be_written(path: Path, flag: str, why: str) -> DiskError:
+    return DiskError(f"{path} cannot be written ({why}): choose another {flag}")
 
 
-def write_report(path: Path, text: str) -> None:
-    """Writes the JSON in one step: a reader sees all of it or what was there. DiskError."""
+def write_report(path: Path, content: str | bytes, flag: str = "--json") -> None:
+    """Writes a file in one step: a reader sees all of it or what was there. DiskError."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_be_written(path, error.strerror or "unknown reason") from None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _cannot_be_written(path, flag, error.strerror or "unknown reason") from None
