@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
     from ane_train.chip.settings import Settings
 
 RUN, REPORT = "run", "bench.json"
-_SIZE = r"[1-9]\d{0,4}"
+LONGEST = 24 * 60 * 60  # seconds
+_SIZE, _RANGE = r"[1-9][0-9]{0,4}", ", each from 1 to 99999"
 _SPATIAL = f"{_SIZE}x{_SIZE}"
+# Parameters that are of one benchmark, with their flag.
+_OF_ONE = {
+    "precisions": ("--precision", "peak"),
+    "depths": ("--depth", "peak"),
+    "channels": ("--channels", "peak"),
+    "spatial": ("--spatial", "peak"),
+    "model": ("--model", "train"),
+    "chip": ("--chip", "train"),
+}
 
 _EPILOG = "\n".join(
     [
@@ -63,21 +73,21 @@ def command() -> None:
 Callback = Callable[[click.Context, click.Parameter, str | None], Any]
 
 
-def _listed(pattern: str) -> Callback:
+def _listed(pattern: str, of: str = "") -> Callback:
     """Turns words between commas into a tuple; an error names the one that does not fit."""
 
     def convert(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
         words = [] if value is None else value.split(",")
         for word in words:
             if not re.fullmatch(pattern, word):
-                raise click.BadParameter(f"{word!r} does not fit {parameter.metavar}")
+                raise click.BadParameter(f"{word!r} does not fit {parameter.metavar}{of}")
         return tuple(dict.fromkeys(words))
 
     return convert
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    return tuple(int(word) for word in _listed(_SIZE)(ctx, parameter, value))
+    return tuple(int(word) for word in _listed(_SIZE, _RANGE)(ctx, parameter, value))
 
 
 @command.command(RUN, cls=_Run, epilog=_EPILOG)
@@ -101,7 +111,9 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 )
 @click.option("--depth", "depths", metavar="N,N", callback=_numbers, help="of peak: convolutions")
 @click.option("--channels", metavar="N,N", callback=_numbers, help="of peak")
-@click.option("--spatial", metavar="HxW,HxW", callback=_listed(_SPATIAL), help="of peak: places")
+@click.option(
+    "--spatial", metavar="HxW,HxW", callback=_listed(_SPATIAL, _RANGE), help="of peak: places"
+)
 @click.option("--model", default="", metavar="MODEL", help="of train; default: stories110m")
 @click.option(
     "--chip",
@@ -120,10 +132,11 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0: one for each core")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
-    default=300.0,
+    type=click.IntRange(1, LONGEST),
+    default=300,
     show_default=True,
-    help="seconds after which a case that says nothing is ended",
+    metavar="SECONDS",
+    help="after which a case that says nothing is ended",
 )
 def run(names: tuple[str, ...], json_file: str, markdown: bool, **given: Any) -> None:
     """Measure what the chip can do, or the software engine where there is none.
@@ -136,6 +149,7 @@ def run(names: tuple[str, ...], json_file: str, markdown: bool, **given: Any) ->
     from ane_train.chip.sections import sections, to_markdown
     from ane_train.doctor.report import require_place
 
+    _require_use(names, given)
     to_stdout = json_file == "-"
     if not to_stdout:
         require_place(Path(json_file))
@@ -149,6 +163,13 @@ def run(names: tuple[str, ...], json_file: str, markdown: bool, **given: Any) ->
             click.echo(to_markdown(found), nl=False, err=to_stdout)
         else:
             show_sections(found, sys.stderr if to_stdout else sys.stdout)
+
+
+def _require_use(names: tuple[str, ...], given: Mapping[str, Any]) -> None:
+    """ConfigError for a flag of a benchmark that is not to be run."""
+    for parameter, (flag, benchmark) in _OF_ONE.items():
+        if given[parameter] and names and benchmark not in names:
+            raise ConfigError(f"{flag} is of {benchmark}: name that too, or leave out {flag}")
 
 
 def _settings(given: dict[str, Any]) -> Settings:
