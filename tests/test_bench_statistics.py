@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ane_train.chip.statistics import Knee, find_knee, summarize, sustained_rate
+from ane_train.chip import sram
+from ane_train.chip.results import OK, Result, series
+from ane_train.chip.statistics import Knee, find_knee, fit_line, summarize, sustained_rate
 
 SIZES = np.geomspace(1e5, 2e8, 24)
 SEEDS = range(40)
@@ -42,8 +44,29 @@ def test_a_busy_machine_has_a_wide_spread_and_a_quiet_one_has_not() -> None:
 
 def test_one_sample_has_no_spread_and_none_is_refused() -> None:
     assert summarize([7.0]).spread == 0
+    assert not summarize([7.0]).is_wide
     with pytest.raises(ValueError, match="nothing"):
         summarize([])
+
+
+def test_equal_samples_have_no_spread_even_at_zero() -> None:
+    for value in (0.0, 3.0):
+        summary = summarize([value] * 5)
+        assert (summary.median, summary.spread, summary.is_wide) == (value, 0, False)
+    assert summarize([0.0, 0.0, 0.0, 1.0, 1.0]).is_wide
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_refused_and_not_averaged(value: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        summarize([1.0, value, 2.0])
+    with pytest.raises(ValueError, match="not positive"):
+        find_knee(SIZES, [value] * len(SIZES))
+
+
+def test_a_line_needs_times_above_zero() -> None:
+    with pytest.raises(ValueError, match="not positive"):
+        fit_line([1.0, 2.0, 3.0], [1.0, 0.0, 2.0])
 
 
 def test_a_sustained_rate_counts_the_time_between_evaluations() -> None:
@@ -65,6 +88,37 @@ def test_a_known_knee_is_found_within_5_percent(place: float, noise: float) -> N
         assert found.place == pytest.approx(place, rel=0.05)
         assert found.before == pytest.approx(known.before, rel=0.15)
         assert found.after == pytest.approx(known.after, rel=0.05)
+
+
+def swept(times: np.ndarray) -> list[Result]:
+    """Results of `sram` with these times at its own sizes."""
+    return [
+        Result(
+            *("sram", str(size), sram.WEIGHTS, {"bytes": size}, OK),
+            series=(series("evaluate", [time]),),
+            values={"bytes": float(size)},
+        )
+        for size, time in zip(sram.SIZES, times, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("mebibytes", [16, 24, 32])
+def test_at_the_sizes_that_sram_tries_a_knee_is_found_within_5_percent(mebibytes: int) -> None:
+    place, sizes = float(mebibytes * sram.MIB), np.array(sram.SIZES, float)
+    exact = 0.1 + sizes / 160e6 + np.maximum(sizes - place, 0) * (1 / 78e6 - 1 / 160e6)
+    for seed in SEEDS:
+        noise = 0.01 * np.random.default_rng(seed).standard_normal((len(sizes), 9))
+        (fit,) = sram.fits(swept(np.median(exact[:, None] * (1 + noise), 1)))
+        assert fit.knee_bytes == pytest.approx(place, rel=0.05)
+        assert fit.after_gbps == pytest.approx(78, rel=0.05)
+
+
+def test_a_time_that_does_not_rise_is_no_bandwidth() -> None:
+    for seed in SEEDS:
+        noise = 0.01 * np.random.default_rng(seed).standard_normal(len(sram.SIZES))
+        (fit,) = sram.fits(swept(1 + noise))
+        assert (fit.knee_bytes, fit.before_gbps, fit.after_gbps) == (None, None, None)
+    assert sram.fits(swept(np.zeros(len(sram.SIZES)))) == []
 
 
 def test_where_the_bandwidth_falls_by_30_percent_the_knee_is_found() -> None:

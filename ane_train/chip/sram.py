@@ -26,6 +26,7 @@ PLACES = 64  # of the chain of weights
 ROW, FEW_CHANNELS, FEW = 256, 64, 4  # width, channels and depth of the chain of activations
 SEED = 8
 MARGIN = 2.0
+RISE = 0.05  # of a line's offset, below which its slope is noise and no bandwidth
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -83,7 +84,11 @@ def fits(results: Sequence[Result]) -> list[Fit]:
     """The lines through the times of each kind of working set that has two sizes or more."""
     found = []
     for variant in (WEIGHTS, ACTIVATIONS):
-        rows = [row for row in results if row.variant == variant and row.status == OK]
+        rows = [
+            row
+            for row in results
+            if row.variant == variant and row.status == OK and row.series[0].median > 0
+        ]
         if len(rows) > 1:
             found.append(_fit(variant, rows))
     return found
@@ -96,12 +101,16 @@ def _fit(variant: str, rows: Sequence[Result]) -> Fit:
     knee = find_knee(sizes, times)
     if knee is None:
         offset, slope = fit_line(sizes, times)
-        rate = _rate(moved, slope)
+        rate = _rate(moved, slope, offset / sizes[-1])
         return Fit(f"sram {variant}", None, offset, rate, rate)
-    before, after = _rate(moved, knee.before), _rate(moved, knee.after)
+    least = knee.offset / knee.place
+    before, after = (_rate(moved, slope, least) for slope in (knee.before, knee.after))
     return Fit(f"sram {variant}", knee.place, knee.offset, before, after)
 
 
-def _rate(moved: float, slope: float) -> float | None:
-    """GB/s of a slope in milliseconds per byte; None where time does not rise."""
-    return moved / (1e6 * slope) if slope > 0 else None
+def _rate(moved: float, slope: float, offset: float) -> float | None:
+    """GB/s of a slope in milliseconds per byte; None where time does not rise.
+
+    offset: of the line, for each byte at its end.
+    """
+    return moved / (1e6 * slope) if slope > max(RISE * offset, 0) else None

@@ -35,10 +35,13 @@ class Summary:
 
 
 def summarize(samples: Sequence[float]) -> Summary:
-    """The summary of one sample or more; ValueError for none."""
-    if not samples:
+    """The summary of one sample or more; ValueError for none, or for one that is not finite."""
+    values = np.asarray(samples, np.float64)
+    if not len(values):
         raise ValueError("there is nothing to summarize")
-    low, middle, high = np.percentile(np.asarray(samples, np.float64), (25, 50, 75))
+    if not np.isfinite(values).all():
+        raise ValueError("a sample is not finite")
+    low, middle, high = np.percentile(values, (25, 50, 75))
     return Summary(float(middle), float(high - low))
 
 
@@ -65,10 +68,10 @@ class Knee:
 def find_knee(x: Sequence[float], y: Sequence[float]) -> Knee | None:
     """The knee of y over x by least squares of relative errors; None where there is none.
 
-    x rises and y is positive. There is none where one line leaves about as little over as two, or
-    where the second is no steeper.
+    x rises; ValueError unless y is positive. There is none where one line leaves about as little
+    over as two, or where the second is no steeper.
     """
-    places, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    places, values = _points(x, y)
     if len(places) < FEWEST_POINTS:
         return None
     one_line = _left_over(_columns(places, None), values)[0]
@@ -86,6 +89,13 @@ def find_knee(x: Sequence[float], y: Sequence[float]) -> Knee | None:
     return knee if is_sure and knee.after > STEEPER * max(before, 0.0) else None
 
 
+def _points(x: Sequence[float], y: Sequence[float]) -> tuple[Vector, Vector]:
+    places, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError("a value is not positive, and has no relative error")
+    return places, values
+
+
 def _columns(x: Vector, place: float | None) -> Vector:
     """Of the linear problem: 1, x and, with a knee, how far x is beyond it."""
     columns = [np.ones_like(x), x] + ([] if place is None else [np.maximum(x - place, 0)])
@@ -101,7 +111,7 @@ def _left_over(columns: Vector, y: Vector) -> tuple[float, Any]:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Offset and slope of one line by least squares of relative errors."""
-    places, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    """Offset and slope of one line by least squares of relative errors; y as in `find_knee`."""
+    places, values = _points(x, y)
     offset, slope = _left_over(_columns(places, None), values)[1]
     return float(offset), float(slope)
