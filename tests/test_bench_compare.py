@@ -139,6 +139,20 @@ def test_a_report_without_rates_has_no_picture(report: Report, tmp_path: Path) -
         draw(replace(report, results=rows, fits=()), tmp_path / "a.png")
 
 
+def test_results_without_the_numbers_of_a_picture_are_left_out(tmp_path: Path) -> None:
+    """As a report of a later version, or one that was edited, may have them."""
+    made = made_up(["peak", "sram"])
+    odd = [
+        replace(row, values=values, sizes={})
+        for row in made.results
+        for values in ({"tflops": 1.0}, {"tflops": 0.0, "gflop": 0.0, "bytes": 0.0})
+    ]
+    with pytest.raises(DataError, match="nothing to draw"):
+        draw(replace(made, results=tuple(odd)), tmp_path / "a.png")
+    draw(replace(made, results=(*odd, *made.results)), tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+
+
 @pytest.mark.parametrize("names", [["peak"], ["sram"], ["peak", "sram"]])
 def test_a_picture_needs_only_some_of_the_benchmarks(names: list[str], tmp_path: Path) -> None:
     draw(made_up(names), tmp_path / "a.png")

@@ -84,6 +84,9 @@ def test_anything_else_does_not_validate(spoil: Any) -> None:
         ("[]", "no report of"),
         ('{"kind": "ane-train bench", "schema": 9}', "has schema 9"),
         ('{"kind": "ane-train bench", "schema": 1}', "is damaged: Report."),
+        ('{"kind": "ane-train bench", "schema": NaN}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("", "not JSON"),
     ],
 )
 def test_a_file_that_is_no_report_is_named_with_the_reason(
@@ -94,6 +97,34 @@ def test_a_file_that_is_no_report_is_named_with_the_reason(
     with pytest.raises(DataError, match=words) as caught:
         results.read_report(path)
     assert "other.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda made: made["results"][0].update(status="fine"), "has the status 'fine'"),
+        (lambda made: made["results"][0].update(series=[]), "is ok and has 0 timings"),
+        (lambda made: made["results"][0]["series"][0].update(samples=[]), "has no samples"),
+        (lambda made: made["results"][0]["series"][0].update(median=-1.0), "is negative"),
+        (lambda made: made["results"][0]["values"].update(gflop=-1.0), "is negative"),
+        (lambda made: made["results"][0]["sizes"].update(depth="4"), r"sizes\.depth is str"),
+        (lambda made: made["fits"][0].update(name="sram"), "a fit has the name 'sram'"),
+        (lambda made: made["engine"].update(host="mine"), r"engine\.host is unknown"),
+    ],
+)
+def test_a_report_that_no_command_wrote_is_damaged(spoil: Any, words: str, tmp_path: Path) -> None:
+    made = data()
+    spoil(made)
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(made))
+    with pytest.raises(DataError, match=f"is damaged: .*{words}"):
+        results.read_report(path)
+
+
+def test_bytes_that_are_no_text_are_no_report(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not JSON"):
+        results.read_report(tmp_path / "a.json")
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ane_train.chip import PRECISIONS
-from ane_train.chip.results import OK, Fit, Report, Result
+from ane_train.chip.results import Fit, Report, Result
 from ane_train.chip.sram import ACTIVATIONS, MIB, WEIGHTS
 from ane_train.doctor.report import write_report
 from ane_train.errors import ConfigError, DataError
 
 _COLOURS = {"fp16": "tab:blue", "int8": "tab:orange", "train": "tab:green"}
+SRAM = "sram"
 _SWEEPS = {WEIGHTS: "tab:blue", ACTIVATIONS: "tab:orange"}
 
 
@@ -24,8 +25,8 @@ def draw(report: Report, path: Path) -> None:
 
     DiskError where it cannot be written; what was there stays.
     """
-    points = [row for row in report.results if row.status == OK and "tflops" in row.values]
-    sweep = [row for row in report.results if row.status == OK and row.benchmark == "sram"]
+    points = [row for row in report.results if _has(row.values, "tflops", "gflop", "bytes")]
+    sweep = [row for row in report.results if row.benchmark == SRAM and _can_be_drawn(row)]
     if not points and not sweep:
         raise DataError("the report has nothing to draw: measure peak or sram")
     figure = _figure()
@@ -37,6 +38,16 @@ def draw(report: Report, path: Path) -> None:
     picture = BytesIO()
     figure.savefig(picture, dpi=120, format="png")
     write_report(path, picture.getvalue(), "--png")
+
+
+def _has(numbers: Mapping[str, float], *names: str) -> bool:
+    """Whether all of these are there and above zero, as scales of logarithms need them."""
+    return all(numbers.get(name, 0) > 0 for name in names)
+
+
+def _can_be_drawn(row: Result) -> bool:
+    is_timed = bool(row.series) and row.series[0].median > 0
+    return is_timed and _has(row.sizes, "bytes") and _has(row.values, "bytes")
 
 
 def _figure() -> Any:

@@ -141,16 +141,41 @@ def schema() -> dict[str, object]:
 def read_report(path: Path) -> Report:
     """The report of a file; DataError says why it is none."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"{path} is not JSON: give a file that `ane-train bench` wrote") from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise DataError(f"{path} is no report of `ane-train bench`")
     if data.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}")
     try:
-        return from_json(Report, data)
+        report = from_json(Report, data)
+        _require_sound(report)
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from None
+    return report
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _require_sound(report: Report) -> None:
+    """ValueError where the records are of the right types and no command wrote them."""
+    for row in report.results:
+        if row.status not in STATUSES:
+            raise ValueError(f"{row.name} has the status {row.status!r}")
+        if (row.status == OK) != bool(row.series):
+            raise ValueError(f"{row.name} is {row.status} and has {len(row.series)} timings")
+        numbers = [*row.sizes.values(), *row.values.values()]
+        for one in row.series:
+            if not one.samples:
+                raise ValueError(f"{one.quantity} of {row.name} has no samples")
+            numbers += [one.median, one.spread, *one.samples]
+        if min(numbers, default=0) < 0:
+            raise ValueError(f"a number of {row.name} is negative")
+    for fit in report.fits:
+        if len(fit.name.split()) < len(("benchmark", "variant")):
+            raise ValueError(f"a fit has the name {fit.name!r}")
