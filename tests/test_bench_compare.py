@@ -19,7 +19,9 @@ from ane_train.chip.results import CRASHED, OK, Report, Result, schema
 from ane_train.chip.sections import MARK, duration, sections, tflops, to_markdown
 from ane_train.chip.settings import Settings
 from ane_train.chip.table import BENCHMARKS
+from ane_train.cli.sections import WIDTH, section_lines
 from ane_train.errors import ConfigError, DataError, DiskError
+from ane_train.metrics.units import size
 from ane_train.plan.measurements import SEQUENCES
 
 FULL = Settings(chip="m4")
@@ -65,7 +67,9 @@ def test_the_knee_that_is_known_stands_beside_the_published_one(report: Report) 
         "sram activations": pytest.approx(KNEE, rel=0.05),
     }
     shown = text(beside_published(report))
-    assert "| sram weights | fit | knee_bytes | 32.0 MiB | 32.0 MiB | M4 |" in shown
+    found = size(places["sram weights"] or 0)
+    assert f"| sram weights | fit | knee | {found} | 32.0 MiB | M4 | 1 |" in shown
+    assert "- 1: maderix/ANE, article, part 2: by eye; 30% slower beyond" in shown
     assert "18.6 TFLOP/s | M4" in shown
 
 
@@ -76,7 +80,7 @@ def test_a_slower_machine_is_slower_by_what_it_is(report: Report) -> None:
 
     second = replace(report, results=tuple(map(slower, report.results)))
     rows = [row for section in side_by_side(report, second)[1:-1] for row in section.rows]
-    times = [row for row in rows if row[2] in ("evaluate", "micro-batch")]
+    times = [row for row in rows if row[2] in ("time", "micro-batch")]
     assert times
     assert {row[-1].strip(" *") for row in times} == {"2.00"}
 
@@ -86,6 +90,30 @@ def test_what_only_one_report_has_is_named(report: Report) -> None:
     second = replace(report, results=(gone, *report.results[1:]))
     note = text(side_by_side(report, second)[-1:])
     assert f"ok in A alone: peak {gone.name} ({gone.variant})" in note
+    fewer = replace(report, results=tuple(r for r in report.results if r.benchmark != "sram"))
+    assert "ok in B alone: sram 32 cases" in text(side_by_side(fewer, report)[-1:])
+
+
+def test_where_nothing_was_published_of_a_report_it_says_what_to_measure() -> None:
+    assert "measure peak, latency, io, sram, train" in text(beside_published(made_up(["limits"])))
+
+
+@pytest.mark.parametrize("width", [80, WIDTH])
+def test_every_table_fits_a_terminal(width: int, report: Report) -> None:
+    shown = [*sections(report), *side_by_side(report, report), *beside_published(report)]
+    for section in shown:
+        for line in section_lines(section, width):
+            assert len(line.plain) <= width, line.plain
+
+
+def test_what_tells_cases_apart_is_never_left_out(report: Report) -> None:
+    """However narrow the terminal: precision, way, path of dispatch."""
+    for section in (*sections(report), *side_by_side(report, report)):
+        if "of" in section.header:
+            place = section.header.index("of")
+            names = {row[0] for row in section.rows}
+            apart = len({(row[0], row[place]) for row in section.rows}) > len(names)
+            assert not (apart and place in section.spare), section.title
 
 
 def test_a_wide_spread_is_marked_and_said(report: Report) -> None:

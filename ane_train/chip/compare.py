@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from ane_train.chip.results import OK, Report
@@ -20,6 +20,20 @@ FIT, FIT_NUMBERS = "fit", ("knee_bytes", "before_gbps", "after_gbps")
 # How numbers that are no times are shown. Of the first ones, larger is better.
 _RATES = ("tflops", "sustained_tflops", "gbps", "before_gbps", "after_gbps")
 _COMPARED = (*_RATES, "relative_error", "share_of_peak")
+# What quantities are called on the screen, where that is not what they are called in the report.
+_WORDS = {
+    "evaluate": "time",
+    "tflops": "rate",
+    "gbps": "rate",
+    "sustained_tflops": "sustained",
+    "relative_error": "off fp16",
+    "share_of_peak": "of peak",
+    "knee_bytes": "knee",
+    "before_gbps": "up to it",
+    "after_gbps": "beyond",
+}
+_OF, _WHAT = 1, 2  # columns that may be left out where they say the same of all
+_FEW = 4  # cases that are named one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +117,32 @@ def _numbers(report: Report) -> Iterator[tuple[Key, Number]]:
 def side_by_side(first: Report, second: Report) -> list[Section]:
     """What both reports have, with the second over the first, and what only one has."""
     a, b = numbers(first), numbers(second)
-    both = [key for key in a if key in b]
+    both = [key for key in a if key in b and not _is_told_by_time(key)]
     found = [_reports(first, second)]
     for benchmark in dict.fromkeys(key.benchmark for key in both):
         rows = tuple(
-            (key.name, key.variant, key.quantity, *_pair(key, a[key], b[key]))
+            (key.name, key.variant, _word(key.quantity), *_pair(key, a[key], b[key]))
             for key in both
             if key.benchmark == benchmark
         )
-        found.append(_section(benchmark, rows, ("case", "of", "what", "A", "B", "B / A")))
+        header = ("case", "of", "what", "A", "B", f"B / A{' ' * len(MARK)}")
+        found.append(_section(benchmark, rows, header))
     return [*found, _notes(first, second)]
+
+
+def _is_told_by_time(key: Key) -> bool:
+    """Whether it is a rate that the time beside it gives; `peak` is about rates."""
+    return key.benchmark != "peak" and key.quantity in ("tflops", "gbps")
 
 
 def _pair(key: Key, a: Number, b: Number) -> tuple[str, str, str]:
     ratio = f"{b.value / a.value:.2f}" if a.value else "-"
     mark = MARK if a.wide or b.wide else " "
     return show(key.quantity, a.value), show(key.quantity, b.value), f"{ratio}{mark}"
+
+
+def _word(quantity: str) -> str:
+    return _WORDS.get(quantity, quantity)
 
 
 def show(quantity: str, value: float) -> str:
@@ -135,40 +159,65 @@ def show(quantity: str, value: float) -> str:
 def beside_published(report: Report) -> list[Section]:
     """The report's numbers beside each that was published of the same."""
     found = numbers(report)
-    groups: dict[str, list[tuple[str, ...]]] = {}
+    groups: dict[str, list[Published]] = {}
     for row in published():
-        key = Key(row.benchmark, row.name, row.variant, row.quantity)
-        if key in found:
-            groups.setdefault(row.benchmark, []).append(_beside(row, found[key]))
-    header = ("case", "of", "what", "here", "published", "chip", "source")
-    sections = [_section(name, tuple(rows), header) for name, rows in groups.items()]
-    here = f"here: {report.machine.chip}, engine {report.engine.used}"
-    lines = [here, "published figures are others' own, of other programs where a note says so"]
+        if _key(row) in found:
+            groups.setdefault(row.benchmark, []).append(row)
+    lines = [
+        f"here: {report.machine.chip}, engine {report.engine.used}",
+        "published figures are others' own, of other programs where a source says so",
+    ]
     if not groups:
-        lines.append("the report has nothing of what was published; leave out --quick")
-    return [*sections, Section("notes", tuple(("-", line) for line in lines))]
+        names = ", ".join(dict.fromkeys(row.benchmark for row in published()))
+        lines.append(
+            f"the report has nothing of what was published: measure {names} at the usual sizes"
+        )
+    tables = [_published_section(name, rows, found) for name, rows in groups.items()]
+    return [*tables, Section("notes", tuple(("-", line) for line in lines))]
 
 
-def _beside(row: Published, here: Number) -> tuple[str, ...]:
+def _key(row: Published) -> Key:
+    return Key(row.benchmark, row.name, row.variant, row.quantity)
+
+
+def _published_section(
+    title: str, rows: Sequence[Published], found: Mapping[Key, Number]
+) -> Section:
+    """The sources are numbered, and stand below."""
+    sources = list(dict.fromkeys(map(_source, rows)))
+    cells = [
+        (
+            *(row.name, row.variant, _word(row.quantity)),
+            show(row.quantity, found[_key(row)].value),
+            _range(row),
+            *(row.chip, f"{1 + sources.index(_source(row))}"),
+        )
+        for row in rows
+    ]
+    notes = tuple(f"{index}: {source}" for index, source in enumerate(sources, 1))
+    header = ("case", "of", "what", "here", "published", "chip", "by")
+    return replace(_section(title, cells, header), notes=notes)
+
+
+def _source(row: Published) -> str:
+    return f"{row.source}: {row.note}" if row.note else row.source
+
+
+def _range(row: Published) -> str:
     low, high = (show(row.quantity, value) for value in (row.low, row.high))
-    values = low if row.low == row.high else f"{low} - {high}"
-    source = f"{row.source}: {row.note}" if row.note else row.source
-    ours = show(row.quantity, here.value)
-    return (row.name, row.variant, row.quantity, ours, values, row.chip, source)
+    return low if row.low == row.high else f"{low} - {high}"
 
 
 def _section(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> Section:
-    """Numbers, from the fourth column on, are set to the right."""
-    last = len(header) - (header[-1] == "source")
-    widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
-
-    def aligned(row: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(
-            cell.rjust(widths[index]) if 3 <= index < last and header[index] != "chip" else cell
-            for index, cell in enumerate(row)
-        )
-
-    return Section(title, tuple(aligned(row) for row in rows), aligned(header))
+    """Numbers are set to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    for index, column in enumerate(columns):
+        if header[index].strip() in ("A", "B", "B / A", "here", "published"):
+            width = max(map(len, column))
+            columns[index] = tuple(cell.rjust(width) for cell in column)
+    spare = tuple(index for index in (_OF, _WHAT) if len(set(columns[index][1:])) == 1)
+    aligned, *rest = zip(*columns, strict=True)
+    return Section(title, tuple(rest), aligned, spare=spare)
 
 
 def _reports(first: Report, second: Report) -> Section:
@@ -183,14 +232,17 @@ def _notes(first: Report, second: Report) -> Section:
     lines = [f"{MARK}: the spread of one of the two is wide"]
     for name, one, other in (("A", first, second), ("B", second, first)):
         done = {(row.benchmark, row.name, row.variant) for row in other.results if row.status == OK}
-        alone = [
-            row
-            for row in one.results
-            if row.status == OK and (row.benchmark, row.name, row.variant) not in done
-        ]
+        alone: dict[str, list[str]] = {}
+        for row in one.results:
+            if row.status == OK and (row.benchmark, row.name, row.variant) not in done:
+                alone.setdefault(row.benchmark, []).append(f"{row.name} ({row.variant})")
         if alone:
-            names = ", ".join(f"{row.benchmark} {row.name} ({row.variant})" for row in alone)
-            lines.append(f"ok in {name} alone: {names}")
+            named = (f"{benchmark} {_listed(names)}" for benchmark, names in alone.items())
+            lines.append(f"ok in {name} alone: {'; '.join(named)}")
     if first.quick != second.quick:
         lines.append("one of the two is of --quick: sizes and efforts differ")
     return Section("notes", tuple(("-", line) for line in lines))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _FEW else f"{len(names)} cases"

@@ -17,7 +17,8 @@ ENGINES = {"ane": "the Apple Neural Engine", "cpu": "the software engine"}
 VERDICT = "verdict"
 MARK = "*"  # of a spread that is wide
 EVALUATE = "evaluate"
-SPARE = ("off by", "sustained", "of", "rate", "spread")  # left out where there is no room
+# Left out where there is no room, the first one first; "of" only if it is one of all.
+SPARE = ("of", "off by", "sustained", "rate", "spread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,12 @@ def _table(name: str, results: Sequence[Result], report: Report) -> Section:
         tuple(zip(*(cells[column.name] for column in columns), strict=True)),
         tuple(header),
         header.index(VERDICT),
-        tuple(index for wanted in SPARE for index in _places(columns, wanted)),
+        tuple(
+            index
+            for wanted in SPARE
+            for index in _places(columns, wanted)
+            if wanted != "of" or len({row.variant for row in results}) == 1
+        ),
         (*_texts(results), *(_fit(fit) for fit in report.fits if fit.name.split()[0] == name)),
     )
 
