@@ -125,6 +125,19 @@ def test_a_wide_spread_is_marked_and_said(report: Report) -> None:
     assert "is wide" not in text(sections(made_up(["io"])))
 
 
+def test_of_what_grows_until_it_fails_the_largest_is_named() -> None:
+    made = made_up(["limits"])
+    assert "largest weight surface: 1024 x 131072, 256.0 MiB (none larger" in text(sections(made))
+
+    def grown(row: Result) -> Result:
+        status = OK if row.sizes.get("out", 0) <= 4096 else CRASHED
+        return row if status == OK else replace(row, status=status, text="SIGSEGV", series=())
+
+    shown = text(sections(replace(made, results=tuple(map(grown, made.results)))))
+    assert "largest dynamic matrix: 4096 x 4096, 32.0 MiB (8192 x 8192 crashed)" in shown
+    assert "largest weight surface: 1024 x 4096, 8.0 MiB (1024 x 8192 crashed)" in shown
+
+
 def test_cases_that_are_not_ok_are_shown_with_their_reason(report: Report) -> None:
     row = replace(report.results[0], status=CRASHED, text="the process crashed", series=())
     bad = replace(report, results=(replace(row, values={}, proof=None), *report.results[1:]))

@@ -82,7 +82,11 @@ def _table(name: str, results: Sequence[Result], report: Report) -> Section:
             for index in _places(columns, wanted)
             if wanted != "of" or len({row.variant for row in results}) == 1
         ),
-        (*_texts(results), *(_fit(fit) for fit in report.fits if fit.name.split()[0] == name)),
+        (
+            *_texts(results),
+            *(_fit(fit) for fit in report.fits if fit.name.split()[0] == name),
+            *_largest(results),
+        ),
     )
 
 
@@ -161,6 +165,19 @@ def _texts(results: Sequence[Result]) -> Iterator[str]:
     for row in results:
         names.setdefault(row.text, []).append(f"{row.name} ({row.variant})")
     yield from (f"{', '.join(found)}: {text}" for text, found in names.items() if text)
+
+
+def _largest(results: Sequence[Result]) -> Iterator[str]:
+    """Of what grows in `limits` until it fails: how far it came."""
+    growing = [row for row in results if row.benchmark == "limits" and "bytes" in row.sizes]
+    for variant in dict.fromkeys(row.variant for row in growing):
+        rows = [row for row in growing if row.variant == variant]
+        failed = next((row for row in rows if row.status != OK), None)
+        taken = [row for row in rows if row.status == OK]
+        end = f"{failed.name} {failed.status}" if failed else "none larger was tried"
+        if taken:
+            largest = f"{taken[-1].name}, {size(taken[-1].sizes['bytes'])}"
+            yield f"largest {variant}: {largest} ({end})"
 
 
 def _fit(fit: Fit) -> str:

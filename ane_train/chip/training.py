@@ -73,7 +73,7 @@ def _program_case(spec: ModelSpec, layout: LayerProgram, foreseen: Planned | Non
             "tflops": work / (1e9 * timings.median),
             "evaluations": float(spec.layers),
         }
-        return Measured((timings,), values)
+        return Measured((timings,), values, f"evaluated {spec.layers} times in a micro-batch")
 
     sizes = {"layers": spec.layers, "sequence": spec.sequence}
     return Case(layout.name, spec.name, sizes, build, measure)
@@ -91,7 +91,8 @@ def _step_case(spec: ModelSpec, foreseen: Planned | None) -> Case:
             *_by_kind(BATCH, batches, foreseen.micro_batch_ms if foreseen else {}),
             *_by_kind(UPDATE, updates, foreseen.update_ms if foreseen else {}),
         ]
-        return Measured(tuple(found), text=trained.said)
+        said = (trained.said, "overlapped: on the gradient thread, while the engine is at work")
+        return Measured(tuple(found), text="; ".join(filter(None, said)))
 
     sizes = {"layers": spec.layers, "sequence": spec.sequence}
     return Case("step", spec.name, sizes, build, measure)
