@@ -284,6 +284,8 @@ def test_the_known_list_is_compared_by_names_and_by_the_types_that_are_known(
     assert "added -[_ANEModel evaluate:error:] B@:@^@" in said
     assert "@property" not in said
     assert ", 1 changed" in said
+    assert "against Version 26.3 (Build 25D125), by tmc/ane-training-experiments" in said
+    assert "of that one system: on another, a difference need not be a fault" in said
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -326,18 +328,48 @@ def test_without_a_framework_one_line_says_so(tools: Tools, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot be read"), ("{}", "not a listing of schema 1"), ("[", "is not what")],
+    [
+        (None, "cannot be read"),
+        ("{}", "not a listing of schema 1"),
+        ("[", "is not what"),
+        ("[" * 100_000, "is not what"),
+    ],
 )
 def test_another_file_than_a_listing_is_refused(
     content: str | None, words: str, tools: Tools, tmp_path: Path
 ) -> None:
-    path = tmp_path / "other.json"
+    """Before anything is written."""
+    path, saved = tmp_path / "other.json", tmp_path / "saved.json"
     if content is not None:
         path.write_text(content)
-    done = explored(tools, "--diff", path)
+    done = explored(tools, "--diff", path, "--json", saved)
     assert done.returncode == ExitCode.DATA
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not saved.exists()
+
+
+def test_whatever_is_asked_for_the_exit_code_says_whether_training_can_use_it(
+    tools: Tools, listing: Listing, tmp_path: Path
+) -> None:
+    framework = build_hollow(tools, an_encoding_changed(hollow_source(listing)), tmp_path)
+    for arguments in (("--header",), ("--json", "-"), ()):
+        done = explored(tools, *arguments, framework=framework)
+        assert done.returncode == ExitCode.ENGINE
+        assert "unloadWithQoS" in done.stdout or not arguments
+    assert explored(tools, "--header").returncode == 0
+    done = explored(tools, "--header", framework=framework)
+    assert done.stdout.rstrip().endswith("@end")
+    assert done.stderr == (
+        "note: what training needs is not as the driver knows it: see `ane-train explore`\n"
+    )
+
+
+def test_a_listing_that_cannot_be_written_is_shown_all_the_same(tools: Tools) -> None:
+    done = explored(tools, "--json", "/proc/a.json")
+    assert done.returncode == ExitCode.DISK
+    assert "_ANEInMemoryModelDescriptor" in done.stdout
+    assert done.stderr.startswith("error: /proc/a.json cannot be written")
 
 
 def test_a_header_comes_alone(tools: Tools) -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ane_train.explore import Explored, Listing
 
 KNOWN = "known"
+_PARTIAL = (
+    "only names of methods are compared, and the types that the driver relies on",
+    "what is published is of that one system: on another, a difference need not be a fault",
+)
 
 
 @click.command("explore")
@@ -45,25 +49,28 @@ def command(
 
     Classes, methods, properties, instance variables and protocols with their type encodings, as
     the Objective-C runtime of this system tells them; no private class is called. With --diff,
-    removed is what the other listing has and this system lacks. Fails where what training needs
-    is not as the driver knows it. The listing holds no personal data.
+    removed is what the other listing has and this system lacks. Where what training needs is not
+    as the driver knows it, all is written the same, and the exit code is 8. The listing holds no
+    personal data.
     """
     from ane_train.cli.sections import saved, show_sections
     from ane_train.doctor.report import require_place
-    from ane_train.explore import explore
+    from ane_train.explore import explore, known_listing, read_listing
 
     if as_header and (json_file is not None or other is not None):
         raise ConfigError("--header is for a header alone: leave out --json and --diff")
     if json_file is not None and json_file != "-":
         require_place(Path(json_file))
+    # Before the system is looked at: with a wrong file nothing is written.
+    before = read_listing(Path(other)) if other not in (None, KNOWN) else None
     found = explore(driver)
     if as_header:
         _print_header(found)
-        return
-    shown = [*_sections(found, other)]
-    with saved(json_file, found.listing.to_text(), "listing") as lines:
-        shown.append(_conclusion(found.device, lines))
-        show_sections(shown, sys.stderr if json_file == "-" else sys.stdout)
+    else:
+        shown = _sections(found, known_listing(found.device) if other == KNOWN else before)
+        with saved(json_file, found.listing.to_text(), "listing") as lines:
+            shown.append(_conclusion(found.device, lines))
+            show_sections(shown, sys.stderr if json_file == "-" else sys.stdout)
     if not found.device.usable.get("core", False):
         ctx.exit(ExitCode.ENGINE)
 
@@ -72,17 +79,18 @@ def _print_header(found: Explored) -> None:
     from ane_train.explore.header import header
 
     click.echo(header(found.listing), nl=False)
+    if not found.device.usable.get("core", False):
+        said = "what training needs is not as the driver knows it: see `ane-train explore`"
+        click.echo(f"note: {said}", err=True)
 
 
-def _sections(found: Explored, other: str | None) -> list[Section]:
+def _sections(found: Explored, before: Listing | None) -> list[Section]:
     from ane_train.doctor.sections import framework_section
-    from ane_train.explore import known_listing, read_listing
 
     framework = framework_section(found.device)
-    if other is None:
+    if before is None:
         return [framework, classes_section(found.listing)]
-    known = known_listing(found.device) if other == KNOWN else read_listing(Path(other))
-    return [framework, differences_section(known, found.listing)]
+    return [framework, differences_section(before, found.listing)]
 
 
 def classes_section(listing: Listing) -> Section:
@@ -120,8 +128,7 @@ def differences_section(before: Listing, after: Listing) -> Section:
         for verdict in (ADDED, REMOVED, CHANGED)
     ]
     title = f"against {before.system}, by {before.source}"
-    note = "names and counts of methods are compared, and the types that the driver relies on"
-    notes = (", ".join(counts), *([note] * before.partial))
+    notes = (", ".join(counts), *(_PARTIAL if before.partial else ()))
     return Section(title, rows or (("same", "in everything"),), verdict=0, notes=notes)
 
 

@@ -158,19 +158,21 @@ def _methods(rows: Iterable[Mapping[str, Any]]) -> tuple[Method, ...]:
 def read_listing(path: Path) -> Listing:
     """The listing that was written to a file. DataError where it is none."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise RecordError(f"not a listing of schema {SCHEMA}")
         return from_json(Listing, data)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise DataError(f"{path} is not what `ane-train explore --json` writes") from None
     except ValueError as error:
         raise DataError(f"{path} is not what `ane-train explore --json` writes: {error}") from None
 
 
 def known_listing(device: Device) -> Listing:
     """What others have published of the framework, with the encodings that the driver relies on."""
-    data = json.loads(KNOWN.read_text())
+    data = json.loads(KNOWN.read_text("utf-8"))
     encodings = {(each.owner, each.name): each.expected for each in device.methods}
 
     def methods(owner: str, names: Iterable[str]) -> tuple[Method, ...]:
