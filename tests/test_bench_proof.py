@@ -17,6 +17,8 @@ from ane_train.chip.proof import Experiment, Trial
 from ane_train.chip.results import OK, REFUSED, WRONG
 from ane_train.chip.settings import Settings, Sweep
 from ane_train.chip.timing import Effort, sustain, time_calls
+from ane_train.engine.machine import Machine, built_in_chip
+from ane_train.mil import get_chip
 from ane_train.native.engine import Context
 
 RECORD = 64
@@ -139,6 +141,29 @@ def test_what_was_not_altered_is_proved_and_timed(
     assert result.timing("evaluate") is not None
     with pytest.raises(NeverError):
         try_case("peak", altered(make(precision), lambda made: made), bench)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("Apple M2 Ultra", FP16, get_chip("m2").peak_tflops),
+        ("Apple M2 Ultra", INT8, get_chip("m2").peak_tflops),
+        ("Apple M4 Max", FP16, get_chip("m4").peak_tflops),
+        ("Apple M4 Max", INT8, 2 * get_chip("m4").peak_tflops),
+        ("Apple M99", FP16, None),
+        ("AMD EPYC", INT8, None),
+    ],
+)
+def test_a_rate_is_a_share_of_the_peak_of_a_chip_that_is_known(
+    name: str, precision: str, peak: float | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ane_train.chip.peak.this_machine", lambda: Machine(name, "", ""))
+    hardware = replace(bench, chip=built_in_chip(name))
+    values = try_case("peak", conv(precision), hardware).values
+    assert values.get("peak_tflops") == peak
+    if peak is not None:
+        assert values["share_of_peak"] == pytest.approx(values["tflops"] / peak)
+    assert "share_of_peak" not in try_case("peak", conv(precision), bench).values
 
 
 def test_an_input_that_is_off_is_seen_in_any_column(bench: Bench) -> None:

@@ -23,6 +23,7 @@ from ane_train.chip.results import series
 from ane_train.chip.settings import Settings, Sweep
 from ane_train.chip.statistics import sustained_rate
 from ane_train.chip.timing import sustain, time_calls
+from ane_train.engine.machine import known_chip, this_machine
 from ane_train.model.memory import available
 
 SEED = 6
@@ -141,15 +142,16 @@ def _rated(flop: float, touched: int, precision: str) -> Callable[[Bench, Trial]
             "tflops": rate,
             "sustained_tflops": sustained_rate(flop / 1e12, ends, start),
             "sustained_seconds": ends[-1] - start,
-            **dict(_share(rate, bench.chip, precision)),
+            **dict(_share(rate, bench, precision)),
         }
         return Measured((timings,), values)
 
     return measure
 
 
-def _share(rate: float, chip: mil.Chip | None, precision: str) -> Iterator[tuple[str, float]]:
-    """Of the chip's rated peak; nothing for the software engine, which has none."""
+def _share(rate: float, bench: Bench, precision: str) -> Iterator[tuple[str, float]]:
+    """Of the chip's rated peak; nothing for the software engine, which has none, or a new chip."""
+    chip = None if bench.chip is None else known_chip(this_machine().chip)
     if chip is not None:
         twice = precision == INT8 and chip.name in TWICE_FOR_INT8
         peak = chip.peak_tflops * (2 if twice else 1)

@@ -38,9 +38,13 @@ def this_machine() -> Machine:
 
 def built_in_chip(name: str) -> Chip:
     """The profile of the table for a chip's full name; for a later or unknown one, the newest's."""
+    return known_chip(name) or list(CHIPS.values())[-1]
+
+
+def known_chip(name: str) -> Chip | None:
+    """The profile of the table for a chip's full name; None for a later or unknown one."""
     found = _BRAND.match(name)
-    newest = list(CHIPS.values())[-1]
-    return CHIPS.get(f"m{found[1]}", newest) if found else newest
+    return CHIPS.get(f"m{found[1]}") if found else None
 
 
 def cpu_facts() -> dict[str, str]:
