@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,9 @@ def test_a_wide_spread_is_marked_and_said(report: Report) -> None:
     assert all(row[-2].endswith(MARK) for row in found[1].rows[:5] if "%" in row[-2])
     assert f"the spread of {busy.wide[0]} of {busy.wide[1]} timings is wide" in text(found)
     assert "is wide" not in text(sections(made_up(["io"])))
+    quiet, loud = (text(sections(made_up(["sram"], noise))) for noise in (0.01, 0.5))
+    assert "timings are wide" not in quiet
+    assert re.search(r"weights: [^-]* \(\d+ of its 16 timings are wide\*\)", loud)
 
 
 def test_of_what_grows_until_it_fails_the_largest_is_named() -> None:

@@ -84,7 +84,7 @@ def _table(name: str, results: Sequence[Result], report: Report) -> Section:
         ),
         (
             *_texts(results),
-            *(_fit(fit) for fit in report.fits if fit.name.split()[0] == name),
+            *(_fit(fit, results) for fit in report.fits if fit.name.split()[0] == name),
             *_largest(results),
         ),
     )
@@ -180,12 +180,15 @@ def _largest(results: Sequence[Result]) -> Iterator[str]:
             yield f"largest {variant}: {largest} ({end})"
 
 
-def _fit(fit: Fit) -> str:
+def _fit(fit: Fit, results: Sequence[Result]) -> str:
     what = fit.name.split(maxsplit=1)[1]
+    timings = [one for row in results if row.variant == what for one in row.series]
+    wide = sum(one.wide for one in timings)
+    doubt = f" ({wide} of its {len(timings)} timings are wide{MARK})" if wide else ""
     if fit.knee_bytes is None:
-        return f"{what}: one line fits all sizes, no knee; {_gbps(fit.before_gbps)}"
+        return f"{what}: one line fits all sizes, no knee; {_gbps(fit.before_gbps)}{doubt}"
     before, after = _gbps(fit.before_gbps), _gbps(fit.after_gbps)
-    return f"{what}: knee at {size(fit.knee_bytes)}, {before} up to it and {after} beyond"
+    return f"{what}: knee at {size(fit.knee_bytes)}, {before} up to it and {after} beyond{doubt}"
 
 
 def _gbps(rate: float | None) -> str:
