@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from apple.build import build_driver, build_tools
+from jsonschema import Draft202012Validator
 
-from ane_train.chip import run
+from ane_train.chip import INT8, results, run
 from ane_train.chip.case import Benchmark, Case
 from ane_train.chip.limits import cases
 from ane_train.chip.results import CRASHED, HUNG, OK, REFUSED, SKIPPED, WRONG, Result
-from ane_train.chip.settings import Settings
+from ane_train.chip.settings import Settings, Sweep
 from ane_train.chip.table import BENCHMARKS
 
 pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="the real framework is there")
@@ -83,6 +85,20 @@ def test_on_the_stand_in_every_question_is_answered(settings: Settings) -> None:
         "256 x 256, dynamic matrix",
     )
     assert [result.status for result in on_standin(settings, *labels)] == [OK] * 3
+
+
+def test_a_report_of_the_ane_validates_and_tells_no_place(settings: Settings) -> None:
+    report = run.measure(replace(settings, sweep=Sweep((INT8,), (2,), (64,), ("8x8",))), ["peak"])
+    assert (report.engine.used, [row.status for row in report.results]) == ("ane", [OK])
+    missing = replace(settings, engine="auto", driver="/home/somebody/none.dylib")
+    fallen_back = run.measure(missing, ["io"])
+    assert fallen_back.engine.used == "cpu"
+    for made in (report, fallen_back):
+        text = made.to_text()
+        Draft202012Validator(results.schema()).validate(json.loads(text))
+        assert "somebody" not in text
+        assert str(settings.driver) not in text
+        assert "/" not in text.replace(".../", "")
 
 
 def test_larger_sizes_are_not_tried_after_one_that_failed(
