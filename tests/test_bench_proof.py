@@ -107,6 +107,16 @@ FAULTS: Mapping[str, tuple[str, Callable[[Experiment], Experiment], str]] = {
     "size of another matrix": (FP16, put(RECORD + 8, "<Q", 0x80000), REFUSED),
     "data offset 0, as in the seed's benchmarks": (FP16, put(RECORD + 16, "<Q", 0), REFUSED),
     "int8 called fp16, as in the seed's benchmarks": (INT8, put(RECORD + 4, "<I", 1), REFUSED),
+    "sentinel at byte 0, as in others' int8 benchmarks": (
+        INT8,
+        in_file(lambda data: data.__delitem__(slice(RECORD))),
+        REFUSED,
+    ),
+    "a record without size and offset, as in others' int8 benchmarks": (
+        INT8,
+        in_file(lambda data: struct.pack_into("<QQ", data, RECORD + 8, 0, 0)),
+        REFUSED,
+    ),
     "truncated": (FP16, in_file(lambda data: data.__delitem__(slice(-64, None))), REFUSED),
     "another version": (FP16, put(4, "<I", 1), REFUSED),
     "offset of the data": (FP16, in_text(r"uint64\(64\)", "uint64(128)"), REFUSED),
