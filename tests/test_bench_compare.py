@@ -148,7 +148,10 @@ def test_cases_that_are_not_ok_are_shown_with_their_reason(report: Report) -> No
     shown = text(sections(bad))
     assert f"| {row.name} | {row.variant} | crashed |" in shown
     assert f"{row.name} ({row.variant}): the process crashed" in shown
-    assert f"{len(report.results) - 1} of {len(report.results)} cases are ok" in shown
+    assert f"{len(report.results) - 1} of {len(report.results)} cases are ok, 1 crashed" in shown
+    everything = text(sections(report))
+    assert f"{len(report.results)} of {len(report.results)} cases are ok" in everything
+    assert "cases are ok," not in everything
 
 
 def test_without_matplotlib_it_is_one_line(

@@ -5,10 +5,11 @@ One layout for all benchmarks: a row for each timing, with the columns that anyt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ane_train.chip.results import OK, Fit, Report, Result, Series
+from ane_train.chip.results import OK, STATUSES, Fit, Report, Result, Series
 from ane_train.chip.statistics import WIDE
 from ane_train.doctor.sections import Section
 from ane_train.metrics.units import size
@@ -197,10 +198,12 @@ def _gbps(rate: float | None) -> str:
 
 def _trust(report: Report, saved: Iterable[str]) -> Section:
     wide, whole = report.wide
-    bad = [row for row in report.results if row.status != OK]
+    counts = Counter(row.status for row in report.results)
+    right = counts.pop(OK, 0)
+    others = "".join(f", {counts[status]} {status}" for status in STATUSES if counts[status])
     lines = [
         "what was timed was first proved right (off by: RMS of the difference to NumPy); "
-        f"{len(report.results) - len(bad)} of {len(report.results)} cases are ok"
+        f"{right} of {len(report.results)} cases are ok{others}"
     ]
     if wide:
         lines.append(
