@@ -12,8 +12,12 @@ from typing import Any
 
 from ane_train.records import from_json, to_json
 
-# A path of two or more parts; those of the system itself tell nothing.
-_PATH = re.compile(r"(?<![\w./~-])/(?!System/|usr/lib/)(?:[^\s/'\":,;()]+/)+([^\s/'\":,;()]*)")
+# A path of two or more parts, of which all but the last may have spaces inside; those of the
+# system itself tell nothing.
+_END = r"\s/'\":,;()"
+_FOLDER = rf"[^{_END}](?:[^/'\":,;()\n]*[^{_END}])?/"
+_PATH = re.compile(rf"(?<![\w./~-])/(?!System/|usr/lib/)(?:{_FOLDER})+([^{_END}]*)")
+_AT_HOME = re.compile(rf"~/(?:{_FOLDER})*")
 _SHORT = 3  # a shorter name occurs in too many words to be told from them
 
 
@@ -22,7 +26,7 @@ def scrub(text: str) -> str:
     for folder in (str(Path.home()), os.getcwd()):
         if len(folder) > 1:
             text = text.replace(folder, "~")
-    text = re.sub(r"~(?:/[^\s/'\":,;()]+)*/", ".../", text)
+    text = _AT_HOME.sub(".../", text)
     text = _PATH.sub(r".../\1", text)
     for name in _names():
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "...", text)
