@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from coremltools_oracle import storage
 
-from ane_train.chip import INT8
+from ane_train.chip import INT8, chains
 from ane_train.chip.case import Bench
 from ane_train.chip.chains import draw_weights
 from ane_train.chip.peak import cases
 from ane_train.chip.proof import Experiment, Trial
 from ane_train.chip.settings import Settings, Sweep
+from ane_train.generate import head
 from ane_train.native.engine import Context
+from ane_train.programs import decode
 from ane_train.programs.quantize import quantize
 
 DEPTH, CHANNELS = 64, 128
@@ -91,6 +93,11 @@ def test_its_error_against_fp16_is_reported_and_bounded(trial: Trial) -> None:
 def test_weights_have_a_scale_for_each_channel_and_all_levels(stored: Stored) -> None:
     assert (np.abs(stored.values.astype(int)).max(2) == 127).all()
     assert sum(len(np.unique(row)) > 1 for row in stored.scales) > DEPTH / 2
+
+
+def test_what_is_measured_is_the_quantiser_of_generate() -> None:
+    assert chains.quantize is head.quantize is quantize
+    assert chains.matrix_constant is decode.matrix_constant
 
 
 def test_rows_of_weights_quantise_by_a_power_of_two_and_keep_the_size_of_values() -> None:
