@@ -65,6 +65,8 @@ def test_schema_and_records_name_the_same_statuses() -> None:
         lambda made: made["machine"].pop("chip"),
         lambda made: made["results"][0]["series"][0].update(samples=[]),
         lambda made: made["results"][0].update(status="fine"),
+        lambda made: made["results"][0].update(series=[]),
+        lambda made: made["results"][0].update(proof=None),
         lambda made: made["results"][0].update(status="wrong", text="off"),
         lambda made: made["results"][0]["values"].update(speed=1),
         lambda made: made["results"][1].update(text=""),
