@@ -268,3 +268,20 @@ def test_a_hang_is_ended_and_said(driver: Path, monkeypatch: pytest.MonkeyPatch)
         list(findings("ane_train.doctor", job, silence=2))
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ("os.abort()", r"crashed with signal 6 \(SIGABRT\): uncaught in \.\.\./weights$"),
+        ("sys.exit(3)", r"ended with code 3: uncaught in \.\.\./weights$"),
+    ],
+)
+def test_the_last_words_of_a_process_are_told_without_places(
+    ends: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = 'sys.stdin.readline(); print("uncaught in /home/a/weights", file=sys.stderr)'
+    (tmp_path / "dying.py").write_text(f"import os, sys; {words}; {ends}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiedError, match=told):
+        list(findings("dying", Job("cases", Settings(), hardware=False)))

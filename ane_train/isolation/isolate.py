@@ -109,10 +109,11 @@ def _ended(process: subprocess.Popen[bytes]) -> int | None:
 def _how(code: int | None, errors: str, silence: float) -> str:
     if code is None:
         return f"no answer within {silence:.0f} seconds"
+    last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
     if code < 0:
-        return f"the process crashed with signal {-code} ({_signal_name(-code)})"
-    last = next((line for line in reversed(errors.splitlines()) if line.strip()), "no message")
-    return scrub(f"the process ended with code {code}: {last.strip()}")
+        said = f": {last}" if last else ""
+        return scrub(f"the process crashed with signal {-code} ({_signal_name(-code)}){said}")
+    return scrub(f"the process ended with code {code}: {last or 'no message'}")
 
 
 def _signal_name(number: int) -> str:
