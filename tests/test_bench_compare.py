@@ -83,6 +83,8 @@ def test_a_slower_machine_is_slower_by_what_it_is(report: Report) -> None:
     rows = [row for section in side_by_side(report, second)[1:-1] for row in section.rows]
     times = [row for row in rows if row[2] in ("time", "micro-batch")]
     assert times
+    notes = text(side_by_side(report, second)[-1:])
+    assert "B / A below 1 is better for B in times, above 1 in rates" in notes
     assert {row[-1].strip(" *") for row in times} == {"2.00"}
 
 

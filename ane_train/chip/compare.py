@@ -229,7 +229,10 @@ def _reports(first: Report, second: Report) -> Section:
 
 
 def _notes(first: Report, second: Report) -> Section:
-    lines = [f"{MARK}: the spread of one of the two is wide"]
+    lines = [
+        "B / A below 1 is better for B in times, above 1 in rates",
+        f"{MARK}: the spread of one of the two is wide",
+    ]
     for name, one, other in (("A", first, second), ("B", second, first)):
         done = {(row.benchmark, row.name, row.variant) for row in other.results if row.status == OK}
         alone: dict[str, list[str]] = {}
