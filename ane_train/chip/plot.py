@@ -75,18 +75,11 @@ def _roofline(axes: Any, points: Sequence[Result], report: Report) -> None:
             x, y = [_intensity(row) for row in rows], [row.values["tflops"] for row in rows]
             axes.scatter(x, y, color=_COLOURS[group], label=group, zorder=3)
     best = max(points, key=lambda row: row.values["tflops"])
-    axes.annotate(
-        best.name,
-        (_intensity(best), best.values["tflops"]),
-        (-8, 6),
-        textcoords="offset points",
-        horizontalalignment="right",
-        fontsize=8,
-    )
+    axes.set_title(f"roofline; most: {best.name}, {best.variant}")
     _roofs(axes, points, report)
     _plain_numbers(axes.yaxis)
     axes.grid(True, which="both", alpha=0.2)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
 
 
 def _plain_numbers(axis: Any) -> None:
@@ -116,9 +109,11 @@ def _roofs(axes: Any, points: Sequence[Result], report: Report) -> None:
     most = max(_bandwidths(points, report.fits))
     low, high = (f(_intensity(row) for row in points) for f in (min, max))
     x = np.geomspace(low / 8, high * 4, 100)
+    slope: str | None = f"{most:.3g} GB/s, the most measured"
     for roof, label in roofs.items():
         y = np.minimum(roof, most * x / 1e3)
-        axes.plot(x, y, color="grey", linewidth=1, linestyle="--")
+        axes.plot(x, y, color="grey", linewidth=1, linestyle="--", label=slope)
+        slope = None  # once in the legend
         axes.annotate(
             label,
             (x[-1], y[-1]),
@@ -128,15 +123,6 @@ def _roofs(axes: Any, points: Sequence[Result], report: Report) -> None:
             fontsize=8,
             color="grey",
         )
-
-    axes.annotate(
-        f"{most:.3g} GB/s, the most measured",
-        (x[0], most * x[0] / 1e3),
-        (6, 0),
-        textcoords="offset points",
-        fontsize=8,
-        color="grey",
-    )
 
 
 def _bandwidths(points: Sequence[Result], fits: Sequence[Fit]) -> Iterator[float]:
