@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ane_train.errors import DiskError
-from ane_train.storage.checkpoint import Tensors, load
+from ane_train.storage.checkpoint import Content, Tensors, load
 from ane_train.storage.checkpoint_store import CheckpointStore, has_checkpoint, newest
 
 MODEL = "a-model"
@@ -55,7 +55,8 @@ def same(a: Tensors, b: Tensors) -> bool:
 
 
 def save(store: CheckpointStore, step: int, *, size: int = 40, best: bool = False) -> Path:
-    return store.save(step, tensors_of(step, size), {"seen": step * 3}, model=MODEL, best=best)
+    content = Content(step, MODEL, {"seen": step * 3}, tensors_of(step, size))
+    return store.save(content, best=best)
 
 
 def load_whole(folder: Path, size: int = 40) -> int:

@@ -26,7 +26,7 @@ import torch
 
 from ane_train.errors import CheckpointError, DiskError
 from ane_train.storage import durable
-from ane_train.storage.checkpoint import load, read_state
+from ane_train.storage.checkpoint import Content, load, read_state
 from ane_train.storage.checkpoint_store import PASSING, CheckpointStore, has_checkpoint, newest
 
 CHILD = Path(child.__file__)
@@ -62,7 +62,7 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path) -> None:
     special = tensors["weights"]["b"]
     special[:5] = np.array([np.nan, -0.0, np.inf, 1e-45, -np.inf], np.float32)
     values = {"best": 0.1 + 0.2, "scale": {"value": 1024.0}, "loss": np.float32(0.1), "n": None}
-    folder = store.save(20, tensors, values, model="m")
+    folder = store.save(Content(20, "m", values, tensors))
     assert entries(tmp_path / "checkpoints") == ["last", "step-000020"]
     assert entries(folder) == sorted([*(f"{k}.safetensors" for k in child.KINDS), "state.json"])
     found = child.empty_like(tensors)
@@ -87,7 +87,7 @@ def test_neither_saving_nor_loading_copies_the_arrays(tmp_path: Path) -> None:
     store, size = CheckpointStore.open(tmp_path), 6 << 20
     tensors = {kind: {"w": np.ones(size, np.float32)} for kind in child.KINDS}
     tracemalloc.start()
-    folder = store.save(1, tensors, {}, model="m")
+    folder = store.save(Content(1, "m", {}, tensors))
     load(folder, tensors, model="m")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -112,7 +112,7 @@ def test_a_passing_checkpoint_goes_when_it_is_no_longer_the_last(tmp_path: Path,
     for step in (1, 2):
         child.save(store, step)
     for step in (3, 4):
-        store.save(step, child.tensors_of(step), {PASSING: True}, model=child.MODEL)
+        store.save(Content(step, child.MODEL, {PASSING: True}, child.tensors_of(step)))
         assert newest(tmp_path) == tmp_path / f"step-{step:06d}"
         assert len(store.steps()) == 3
     child.save(store, 5, best=True)
@@ -129,8 +129,8 @@ def test_keeping_none_in_particular_keeps_all(tmp_path: Path) -> None:
 
 def test_a_second_save_of_a_step_replaces_the_first(tmp_path: Path) -> None:
     store, tensors = CheckpointStore.open(tmp_path, keep=1), child.tensors_of(1)
-    store.save(8, child.tensors_of(2), {"n": 1}, model="m")
-    folder = store.save(8, tensors, {"n": 2}, model="m")
+    store.save(Content(8, "m", {"n": 1}, child.tensors_of(2)))
+    folder = store.save(Content(8, "m", {"n": 2}, tensors))
     found = child.empty_like(tensors)
     assert load(folder, found, model="m").values == {"n": 2}
     assert child.same(found, tensors)
@@ -195,7 +195,8 @@ def rename_file(folder: Path) -> None:
 
 def forget_moments(folder: Path) -> None:
     store = CheckpointStore(folder.parent)
-    store.save(20, {"weights": child.tensors_of(20, 1)["weights"]}, {}, model=child.MODEL)
+    weights = child.tensors_of(20, 1)["weights"]
+    store.save(Content(20, child.MODEL, {}, {"weights": weights}))
 
 
 def set_format(folder: Path) -> None:
@@ -249,8 +250,9 @@ def test_a_checkpoint_of_another_model_is_refused(saved: Path) -> None:
 
 
 def test_a_state_that_json_cannot_hold_fails_before_anything_is_written(tmp_path: Path) -> None:
+    content = Content(1, "m", {"a": object()}, child.tensors_of(1))
     with pytest.raises(TypeError, match="object"):
-        CheckpointStore.open(tmp_path).save(1, child.tensors_of(1), {"a": object()}, model="m")
+        CheckpointStore.open(tmp_path).save(content)
     assert entries(tmp_path) == []
 
 
@@ -370,6 +372,26 @@ def test_everything_is_on_the_disk_before_it_is_pointed_to(
     monkeypatch.setattr(os, "replace", see_replace)
     child.save(store, 1, best=True)
     assert child.load_whole(tmp_path / "last") == 1
+
+
+def test_arrays_may_change_before_the_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, happened = child.tensors_of(5), []
+
+    def change() -> None:
+        happened.append("read")
+        for arrays in tensors.values():
+            for array in arrays.values():
+                array.fill(0)
+
+    monkeypatch.delattr(fcntl, "F_FULLFSYNC", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: happened.append("fsync"))
+    content = Content(5, child.MODEL, {"seen": 15}, tensors)
+    folder = CheckpointStore(tmp_path).save(content, on_read=change)
+    assert happened[:4] == ["read", "fsync", "fsync", "fsync"]
+    assert happened.count("read") == 1
+    assert child.load_whole(folder) == 5
 
 
 def test_what_a_living_process_writes_is_not_swept(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from ane_train.errors import CheckpointError, ConfigError, DiskError
 from ane_train.storage import run_folder
+from ane_train.storage.checkpoint import Content
 from ane_train.storage.checkpoint_store import CheckpointStore
 from ane_train.storage.run_folder import RunFolder, create, find
 
@@ -30,7 +31,7 @@ def save(run: RunFolder, step: int, *, at: int = 0, best: bool = False) -> Path:
     """Saves a checkpoint, dated `at` seconds."""
     store = CheckpointStore.open(run.checkpoints)
     tensors = {"weights": {"w": np.zeros(1, np.float32)}}
-    folder = store.save(step, tensors, {}, model="m", best=best)
+    folder = store.save(Content(step, "m", {}, tensors), best=best)
     os.utime(folder / "state.json", (at, at))
     return folder
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ane_train.errors import CheckpointError
@@ -21,8 +21,8 @@ from ane_train.storage.tensor_file import (
     Array,
     FileRecord,
     check_tensors,
+    put_tensors,
     read_tensors,
-    write_tensors,
 )
 
 STATE_FILE = "state.json"
@@ -32,6 +32,21 @@ Tensors = Mapping[str, Mapping[str, Array]]
 """Arrays by kind (weights or adapter_model, first_moment, second_moment) and then by name."""
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a checkpoint is made of. `tensors` are read while it is written; all else is small.
+
+    `model` and `values` are those of CheckpointState; `companions` are files for other programs,
+    by name, which nobody reads here.
+    """
+
+    step: int
+    model: str
+    values: Mapping[str, Any]
+    tensors: Tensors
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +74,44 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_checkpoint(
-    folder: Path,
-    tensors: Tensors,
-    *,
-    step: int,
-    model: str,
-    values: Mapping[str, Any],
-    companions: Mapping[str, bytes] = MappingProxyType({}),
-) -> None:
+def write_checkpoint(folder: Path, content: Content, on_read: Callable[[], object]) -> None:
     """Writes a new folder and waits until all of it is on the disk. OSError if that fails.
 
-    `companions` are small files for other programs, by name, which nobody reads here.
+    `on_read` is called as soon as the tensors may change: the system has their bytes then, and
+    waiting for the disk, which takes the longest, is still to come.
     """
-    state = {"format": FORMAT, "step": step, "model": model, "values": dict(values)}
+    state: dict[str, Any] = {"format": FORMAT, "step": content.step, "model": content.model}
+    state["values"] = dict(content.values)
     _encode_state(state)  # values that JSON cannot hold are found before gigabytes are written
     folder.mkdir()
-    metadata = {"format": "pt", "step": str(step), "model": model}
-    records = {
-        kind: write_tensors(_tensor_file(folder, kind), arrays, metadata | {"kind": kind})
-        for kind, arrays in tensors.items()
-    }
+    records = _write_tensors(folder, content, on_read)
     state["files"] = {
         kind: {"size": record.size, "crc32": record.checksum} for kind, record in records.items()
     }
-    for name, content in companions.items():
-        durable.write_file(folder / name, content)
+    for name, companion in content.companions.items():
+        durable.write_file(folder / name, companion)
     durable.write_file(folder / STATE_FILE, _encode_state(state))
     durable.synchronize_folder(folder)
+
+
+def _write_tensors(
+    folder: Path, content: Content, on_read: Callable[[], object]
+) -> dict[str, FileRecord]:
+    """All files are written before any is waited for."""
+    metadata = {"format": "pt", "step": str(content.step), "model": content.model}
+    with ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(open(_tensor_file(folder, kind), "xb", buffering=0))
+            for kind in content.tensors
+        }
+        records = {
+            kind: put_tensors(file, content.tensors[kind], metadata | {"kind": kind})
+            for kind, file in files.items()
+        }
+        on_read()
+        for file in files.values():
+            durable.synchronize(file.fileno())
+    return records
 
 
 def load(folder: Path, tensors: Tensors, *, model: str) -> CheckpointState:

@@ -8,16 +8,15 @@ the process that holds the run's lock may open a store; anyone may call `newest`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from ane_train.errors import CheckpointError, DiskError
 from ane_train.storage import durable
 from ane_train.storage.checkpoint import (
     STATE_FILE,
+    Content,
     Tensors,
     read_state,
     step_folder_name,
@@ -31,6 +30,10 @@ PASSING = "passing"  # the key of a checkpoint's values that says that the next 
 
 _ASIDE = ".old-"
 _ROOM_FOR_HEADERS = 1 << 20
+
+
+def _nothing() -> None:
+    """What is called where nobody asked to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +58,24 @@ class CheckpointStore:
         return cls(folder, keep)
 
     def save(
-        self,
-        step: int,
-        tensors: Tensors,
-        values: Mapping[str, Any],
-        *,
-        model: str,
-        best: bool = False,
-        companions: Mapping[str, bytes] = MappingProxyType({}),
+        self, content: Content, *, best: bool = False, on_read: Callable[[], object] = _nothing
     ) -> Path:
         """Makes this the last checkpoint, and the best if it is, then deletes old ones.
 
-        A checkpoint of the same step is replaced. Returns the new one's folder. DiskError if it
-        cannot be written; nothing half-written is left then, and the others are as they were.
+        A checkpoint of the same step is replaced. Returns the new one's folder. `on_read` is called
+        when the tensors may change, which is before all is on the disk. DiskError if it cannot be
+        written; nothing half-written is left then, and the others are as they were.
         """
-        final = self.folder / step_folder_name(step)
+        final = self.folder / step_folder_name(content.step)
         temporary = durable.temporary_name(final)
         try:
-            self.require_space(tensors, f"saving step {step}")
+            self.require_space(content.tensors, f"saving step {content.step}")
             durable.discard(temporary)
-            write_checkpoint(
-                temporary,
-                tensors,
-                step=step,
-                model=model,
-                values=values,
-                companions=companions,
-            )
+            write_checkpoint(temporary, content, on_read)
             _publish(temporary, final)
         except OSError as error:
             raise DiskError(
-                f"cannot save step {step} in {self.folder}: {error.strerror or error}; "
+                f"cannot save step {content.step} in {self.folder}: {error.strerror or error}; "
                 "free some space and resume; earlier checkpoints are intact"
             ) from error
         finally:

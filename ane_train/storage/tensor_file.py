@@ -53,16 +53,27 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> FileRecord:
     """Writes C-contiguous arrays to a new file and waits until they are on the disk. OSError."""
+    with open(path, "xb", buffering=0) as file:
+        record = put_tensors(file, tensors, metadata)
+        synchronize(file.fileno())
+    return record
+
+
+def put_tensors(
+    file: io.FileIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> FileRecord:
+    """Writes C-contiguous arrays to a new, open file, for the caller to synchronise. OSError.
+
+    The system has all of their bytes when this returns, so that they may change from then on.
+    """
     rows = [(name, _DTYPES[a.dtype.str], a.shape, a.nbytes) for name, a in tensors.items()]
     header = encode_header(rows, metadata)
     size, checksum = len(header), zlib.crc32(header)
-    with open(path, "xb", buffering=0) as file:
-        _write_all(file, memoryview(header))
-        for array in tensors.values():
-            for chunk in _chunks(array):
-                _write_all(file, chunk)
-                size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
-        synchronize(file.fileno())
+    _write_all(file, memoryview(header))
+    for array in tensors.values():
+        for chunk in _chunks(array):
+            _write_all(file, chunk)
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
     return FileRecord(size, checksum)
 
 

@@ -27,7 +27,7 @@ from ane_train.metrics.events import Evaluated, Saved, StepDone
 from ane_train.model.parameters import count
 from ane_train.model.spec import ModelSpec
 from ane_train.storage.base_file import ADAPTERS, from_values, read_base, to_values, write_base
-from ane_train.storage.checkpoint import load, read_state
+from ane_train.storage.checkpoint import Content, load, read_state
 from ane_train.storage.checkpoint_store import PASSING, CheckpointStore
 from ane_train.storage.run_folder import RunFolder
 from ane_train.storage.tensor_file import FileRecord
@@ -213,6 +213,13 @@ class Session:
         A `passing` one is for going on in another process, and is gone after the next save.
         """
         start = time.perf_counter()
+        content = self._content(passing)
+        path = self.parts.store.save(content, best=best)
+        self.saved_step = content.step
+        return Saved(content.step, path, reason, time.perf_counter() - start)
+
+    def _content(self, passing: bool) -> Content:
+        """A checkpoint of now. All but the arrays is a copy."""
         values: dict[str, Any] = {
             "model_name": self.parts.spec.name,
             "data": self.parts.data.fingerprint,
@@ -224,16 +231,13 @@ class Session:
             values[ADAPTERS] = to_values(self.step.adapters.lora, self.base)
         if passing:
             values[PASSING] = True
-        path = self.parts.store.save(
+        return Content(
             self.progress.step,
-            self.tensors(),
+            self.parts.spec.fingerprint,
             values,
-            model=self.parts.spec.fingerprint,
-            best=best,
-            companions=self._companions(),
+            self.tensors(),
+            self._companions(),
         )
-        self.saved_step = self.progress.step
-        return Saved(self.progress.step, path, reason, time.perf_counter() - start)
 
     def _companions(self) -> dict[str, bytes]:
         adapters, parts = self.step.adapters, self.parts
