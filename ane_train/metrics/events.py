@@ -22,11 +22,11 @@ PARTS: Mapping[str, str] = {
     "optimizer": "optimizer",
     "data": "data",
     "evaluation": "evaluation",
-    "saving": "saving",
+    "saving": "waiting for saves",
     "sampling": "sampling",
     "restart": "restarting",
 }
-BETWEEN_STEPS = ("evaluation", "saving", "sampling", "restart")
+PAUSES = ("evaluation", "saving", "sampling", "restart")
 EndReason: TypeAlias = Literal[
     "finished",  # all steps done
     "stopped",  # --stop-after, or the file `stop` in the run's folder
@@ -111,12 +111,16 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint that is complete on the disk."""
+    """A checkpoint that is complete on the disk; steps may have been done since it was begun.
+
+    `seconds` is how long writing it took, and `waited` how much of that training stood still for.
+    """
 
     step: int
     path: Path
     reason: str
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +159,8 @@ class RunEnded:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds without what happened between steps: evaluating, saving and restarting."""
-        return self.seconds - sum(self.timings.get(part, 0.0) for part in BETWEEN_STEPS)
+        """Seconds without the pauses: evaluating, waiting for saves, sampling and restarting."""
+        return self.seconds - sum(self.timings.get(part, 0.0) for part in PAUSES)
 
 
 Notice: TypeAlias = Evaluated | Saved | Sampled | Warned  # what happens between steps

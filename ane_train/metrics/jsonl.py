@@ -1,7 +1,9 @@
 """metrics.jsonl: one strict JSON object a line, and the arrays it is read back as.
 
 `type` is start, step, eval, save, warning or end; `time` is UTC, `ms` and `t_*` are milliseconds; a
-number that is not finite is null. However often a run was killed and resumed, it reads as one.
+number that is not finite is null. A save has `ms`, how long it took to write, and `waited_ms`, how
+much of that held training up; its line comes when it is complete, among those of later steps.
+However often a run was killed and resumed, the file reads as one.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ _TYPES = {
     Warned: "warning",
     RunEnded: "end",
 }
+_SECONDS = {"seconds": "ms", "waited": "waited_ms"}
 
 
 class JsonlFile:
@@ -67,14 +70,14 @@ class JsonlFile:
             if self._file is None or isinstance(event, Sampled):
                 return
             line = record(event, self._now(), self._step)
-            self._step = line["step"]
+            self._step = max(self._step, line["step"])
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise DiskError(f"{FILE_NAME} cannot be written: {error.strerror}") from None
 
     def hand_over(self) -> dict[str, Any]:
-        """The step of the last line."""
+        """The last step of which there is a line."""
         return {"step": self._step}
 
     def close(self) -> None:
@@ -104,8 +107,8 @@ def record(
     result: dict[str, Any] = {"type": _TYPES[type(event)], "step": step, "time": _utc(now)}
     for field in fields(event):
         value = getattr(event, field.name)
-        if field.name == "seconds":
-            result["ms"] = _number(1000 * value)
+        if field.name in _SECONDS:
+            result[_SECONDS[field.name]] = _number(1000 * value)
         elif field.name == "timings":
             result |= {f"t_{part}": _number(1000 * value[part]) for part in value}
         else:

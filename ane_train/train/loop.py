@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from ane_train.config import RunConfig
@@ -123,8 +124,21 @@ class _Loop:
         self.steps_before = self.steps
 
     def run(self) -> RunEnded | Restart:
+        """Trains to the end. Where an error ends it, the save in flight is completed all the same.
+
+        That error is the one that is raised, whatever comes of the save.
+        """
+        try:
+            return self.train()
+        except BaseException:
+            with suppress(Exception):
+                self.tell_of_save(wait=True)
+            raise
+
+    def train(self) -> RunEnded | Restart:
         session, pipeline = self.session, self.session.step.pipeline
         while True:
+            self.tell_of_save(wait=False)
             self.warn_of_fallbacks()
             if session.progress.unfinished and (pipeline.ready or not self.passes_are_due()):
                 self.follow_up()
@@ -190,6 +204,7 @@ class _Loop:
         self.on_event(Warned(f"step {done.step} skipped: the gradient of {bad} is not finite"))
         if not self.session.progress.loss_scale.diverged:
             return
+        self.tell_of_save(wait=True)
         last = self.session.parts.store.last()
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         self.on_event(self.ended("diverged"))
@@ -210,9 +225,17 @@ class _Loop:
             self.on_event(sampled)
 
     def save(self, reason: str, *, best: bool = False) -> None:
-        saved = self.session.save(reason, best=best)
-        self.count("saving", saved.seconds)
-        self.on_event(saved)
+        """Begins a save, after the one in flight."""
+        self.tell_of_save(wait=True)
+        self.session.begin_save(reason, best=best)
+
+    def tell_of_save(self, *, wait: bool) -> None:
+        """Hands on what is known of the save in flight, if there is one. DiskError if it failed."""
+        start = time.perf_counter()
+        saved = self.session.take_saved(wait=wait)
+        if saved is not None:
+            self.count("saving", time.perf_counter() - start)
+            self.on_event(saved)
 
     def count(self, part: str, seconds: float) -> None:
         self.timings[part] = self.timings.get(part, 0.0) + seconds
@@ -238,6 +261,7 @@ class _Loop:
     def restart(self) -> Restart:
         """Saves what the next image of this process goes on from. EngineError if that is futile."""
         session = self.session
+        self.tell_of_save(wait=True)
         idle = self.idle + 1 if self.steps == self.steps_before else 0
         if idle >= MAX_IDLE:
             raise EngineError(
@@ -246,7 +270,7 @@ class _Loop:
                 "or use --pipeline dynamic"
             )
         if session.progress.unfinished or session.saved_step != session.progress.step:
-            self.count("saving", session.save("restart", passing=True).seconds)
+            self.count("saving", session.save("restart", passing=True).waited)
         return Restart(
             started=self.started,
             start=self.start,
@@ -259,8 +283,10 @@ class _Loop:
         )
 
     def end(self, reason: EndReason) -> RunEnded:
+        self.tell_of_save(wait=True)
         if self.session.saved_step != self.session.progress.step:
             self.save(reason)
+            self.tell_of_save(wait=True)
         ended = self.ended(reason)
         self.on_event(ended)
         return ended

@@ -73,6 +73,7 @@ def open_session(config: RunConfig, going_on: Path | None = None) -> tuple[Sessi
         run, store = place or _claim(stack, _new_folder(asked), asked.config)
         parts = Parts(asked.config, asked.spec, asked.data, asked.compaction, engine, run, store)
         session = Session(parts, step, _schedule(asked.config))
+        stack.callback(session.saver.close)
         session.memory_available = memory_available
         warnings = [] if going_on else [*asked.data.warnings, *_refusals(step, engine)]
         warnings += _begin(session, checkpoint, asked.origin)

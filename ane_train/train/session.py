@@ -32,6 +32,7 @@ from ane_train.storage.checkpoint_store import PASSING, CheckpointStore
 from ane_train.storage.run_folder import RunFolder
 from ane_train.storage.tensor_file import FileRecord
 from ane_train.train.loss_scale import LossScale
+from ane_train.train.saving import Saver
 from ane_train.train.schedule import Schedule
 from ane_train.train.step import AdamW, TrainingStep, Update
 
@@ -94,6 +95,7 @@ class Session:
         )
         scale = "1" if config.numerics == "fp32" else config.loss_scale
         self.progress = Progress(loss_scale=LossScale.from_setting(scale))
+        self.saver = Saver(parts.store)
         self.saved_step: int | None = None
         self.base: FileRecord | None = None
         self.memory_available: int | None = None
@@ -132,6 +134,7 @@ class Session:
             rate,
             progress.updates + 1,
             1 / (scale * config.accum),
+            before_change=self._wait_for_saver,
         )
         tokens = config.accum * config.batch_size * self.sequence
         seconds = time.perf_counter() - start
@@ -157,6 +160,11 @@ class Session:
             skipped=not finite,
         )
         return done, update
+
+    def _wait_for_saver(self) -> None:
+        if self.saver.is_reading:
+            with self.step.timings.measure("saving"):
+                self.saver.wait_until_read()
 
     def evaluate(self) -> Evaluated:
         """Loss on the first `eval_batches` validation batches; better than ever or not is noted."""
@@ -207,16 +215,29 @@ class Session:
         adapters.begin(weights, self.parts.config.seed)
         self.base = write_base(self.parts.folder.base, adapters.base(weights))
 
-    def save(self, reason: str, *, best: bool = False, passing: bool = False) -> Saved:
-        """Writes a checkpoint. DiskError leaves the earlier ones as they are.
+    def begin_save(self, reason: str, *, best: bool = False, passing: bool = False) -> None:
+        """Starts writing a checkpoint of now; training may go on. The one before must be taken.
 
         A `passing` one is for going on in another process, and is gone after the next save.
         """
-        start = time.perf_counter()
-        content = self._content(passing)
-        path = self.parts.store.save(content, best=best)
-        self.saved_step = content.step
-        return Saved(content.step, path, reason, time.perf_counter() - start)
+        self.saver.begin(self._content(passing), reason, best=best)
+
+    def take_saved(self, *, wait: bool) -> Saved | None:
+        """What begin_save started, once it is complete; None if it is not, or nothing was started.
+
+        DiskError if it cannot be written; the earlier checkpoints are as they were then.
+        """
+        saved = self.saver.take(wait=wait)
+        if saved is not None:
+            self.saved_step = saved.step
+        return saved
+
+    def save(self, reason: str, *, best: bool = False, passing: bool = False) -> Saved:
+        """Writes a checkpoint and waits for it. DiskError."""
+        self.begin_save(reason, best=best, passing=passing)
+        saved = self.take_saved(wait=True)
+        assert saved is not None, "it was waited for"
+        return saved
 
     def _content(self, passing: bool) -> Content:
         """A checkpoint of now. All but the arrays is a copy."""

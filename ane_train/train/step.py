@@ -8,7 +8,7 @@ With LoRA only the adapters have gradients and moments, and weights are made fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite, sqrt
@@ -51,6 +51,10 @@ class Update:
 
     gradient_norm: float
     bad: str | None
+
+
+def _nothing() -> None:
+    """What comes before a change that nobody waits for."""
 
 
 class TrainingStep:
@@ -194,16 +198,24 @@ class TrainingStep:
         return total / counted
 
     def update(
-        self, optimizer: AdamW, learning_rate: float, step: int, gradient_scale: float = 1.0
+        self,
+        optimizer: AdamW,
+        learning_rate: float,
+        step: int,
+        gradient_scale: float = 1.0,
+        *,
+        before_change: Callable[[], object] = _nothing,
     ) -> Update:
         """AdamW with gradients * gradient_scale, clipped by global norm; zeroes the gradients.
 
         `step` counts applied updates from 1. The programs get the new weights. A gradient that is
-        not finite leaves weights and moments as they were.
+        not finite leaves weights and moments as they were. Whoever reads them on another thread
+        makes `before_change` wait: they change nowhere else while a run goes on.
         """
         with self.timings.measure("optimizer"):
             norm, bad = self._gradient_norm(gradient_scale)
         if bad is None:
+            before_change()
             clipping = optimizer.clip / norm if 0 < optimizer.clip < norm else 1.0
             with self.pipeline.refreshing() as refresh:
                 self._apply(optimizer, learning_rate, step, gradient_scale * clipping, refresh)
