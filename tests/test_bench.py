@@ -21,7 +21,7 @@ from ane_train.model.parameters import count
 from ane_train.model.spec import load_model
 from ane_train.native.engine import Context
 from bench import measures, report
-from bench.checkpoint import overlap
+from bench.checkpoint import beside_saves
 from bench.floor import Blas, Floor, by_the_core, seconds_of
 from bench.growth import SEQUENCES, misfit, quadratic_share
 from bench.memory import needed_bytes, peak_of
@@ -119,14 +119,27 @@ def test_growth_is_told_from_its_fit() -> None:
     assert quadratic_share(SEQUENCES, curve) == pytest.approx(1e-4 * 2048**2 / curve[-1])
 
 
-def test_time_of_saving_that_holds_up_steps_is_found_in_the_metrics() -> None:
-    def line(kind: str, second: float, ms: float) -> dict[str, object]:
-        return {"type": kind, "time": f"2026-01-01T00:00:{second:06.3f}Z", "ms": ms}
+def test_what_steps_lose_by_saves_is_found_in_the_metrics() -> None:
+    def line(kind: str, step: int, second: float, ms: float = 0.0) -> dict[str, object]:
+        time = f"2026-01-01T00:00:{second:06.3f}Z"
+        return {"type": kind, "step": step, "time": time, "ms": ms}
 
-    waiting = [line("step", 1, 1000), line("save", 3, 2000), line("step", 4, 1000)]
-    assert overlap(waiting) == pytest.approx(0.0)
-    beside = [line("step", 1, 1000), line("step", 2, 1000), line("save", 3, 2000)]
-    assert overlap([*beside, line("step", 3.5, 1000)]) == pytest.approx(0.75)
+    def run(*ends: float) -> list[dict[str, object]]:
+        """Steps that end then, with saves of two seconds after the second and the last."""
+        steps = [line("step", step, second) for step, second in enumerate(ends, 1)]
+        save = line("save", 2, ends[-1], 2000)
+        return [*steps, save, line("save", len(ends), ends[-1], 9000)]
+
+    def found(*ends: float) -> tuple[float, ...]:
+        saving, lost = beside_saves(run(*ends))
+        assert saving.samples == (2.0,)
+        return lost.samples
+
+    assert found(1, 2, 3, 4, 5, 6) == (0.0,), "nothing is lost"
+    assert found(1, 2, 5, 6, 7, 8) == (2.0,), "the next step waits for all of it"
+    assert found(1, 2, 3.25, 4.5, 5.5, 6.5) == (0.5,), "both steps beside it are slower"
+    with pytest.raises(SideError, match="no others to compare"):
+        beside_saves(run(1, 2, 3)[1:])
 
 
 def test_the_memory_that_training_needs_is_below_the_estimate_of_the_package() -> None:

@@ -61,6 +61,16 @@ def test_each_event_is_one_line_with_its_type_and_step(tmp_path):
     ]
 
 
+def test_a_save_that_comes_after_later_steps_is_of_its_own_step(tmp_path):
+    saved = Saved(1, tmp_path / "checkpoints" / "step-1", "periodic", 2.5, 0.25)
+    events = started(tmp_path), step(1), step(2), saved, Warned("hot")
+    lines = write(tmp_path, *events)
+    assert [(line["type"], line["step"]) for line in lines[-2:]] == [("save", 1), ("warning", 2)]
+    assert (lines[-2]["ms"], lines[-2]["waited_ms"]) == (2500.0, 250.0)
+    write(tmp_path, started(tmp_path, first_step=1, resumed=True))
+    assert [line["type"] for line in read_records(tmp_path)] == ["start", "step", "save", "start"]
+
+
 def test_times_are_milliseconds_and_moments_are_utc(tmp_path):
     now = datetime(2026, 11, 24, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     file = JsonlFile(lambda: now)
