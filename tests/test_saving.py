@@ -247,17 +247,13 @@ def test_a_save_begins_when_the_one_before_is_complete(
     ]
 
 
-def touch_stop(run: Path) -> None:
-    (run / "stop").touch()
-
-
 ENDS: dict[str, tuple[dict[str, object], Callable[[Path], object] | None]] = {
     "finished": ({"steps": 4}, None),
     "stop-after": ({"stop_after": 4}, None),
     "max_tokens": ({"max_tokens": 4 * 32}, None),
     "max_time": ({"max_time": "1h"}, None),
     "patience": ({"eval_every": 1, "eval_batches": 1, "min_delta": 9, "patience": 3}, None),
-    "stopped": ({}, touch_stop),
+    "stopped": ({}, lambda run: (run / "stop").touch()),
     "interrupted": ({}, lambda _run: os.kill(os.getpid(), signal.SIGINT)),
     "terminated": ({}, lambda _run: os.kill(os.getpid(), signal.SIGTERM)),
 }
