@@ -18,9 +18,11 @@ from runs import TINY, ane_train, arrays, command, environment, losses, metrics,
 from transformers import get_cosine_schedule_with_warmup
 
 from ane_train.engine import EngineOptions, open_engine
+from ane_train.model.adapters import lora_of
 from ane_train.model.arena import Arena, initialize
 from ane_train.model.parameters import parameters
 from ane_train.model.spec import load_model
+from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import AdamW, TrainingStep
 
 
@@ -52,6 +54,34 @@ def test_five_steps_give_the_weights_of_transformers_and_torch_adamw(qk_norm: bo
     for p in step.table:
         theirs = named[p.hf_name].detach().numpy()
         assert relative_error(step.weights[p.name], theirs) < 1e-3, p.name
+    step.close()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("pipeline", ["dynamic", "static"])
+def test_nothing_but_an_update_changes_what_is_saved(pipeline: str, rank: int) -> None:
+    spec = load_model("tiny")
+    step = TrainingStep(
+        spec,
+        open_engine(EngineOptions("cpu")),
+        32,
+        pipeline=PipelineOptions(pipeline),
+        lora=lora_of(spec, rank, 4.0, ["all-linear"]) if rank else None,
+    )
+    step.initialize(seed=1)
+    tokens = np.arange(32, dtype=np.int32)[None]
+
+    def saved() -> list[bytes]:
+        arenas = (step.variables, step.first_moment, step.second_moment)
+        return [arena.flat.tobytes() for arena in arenas]
+
+    for number in (1, 2):
+        seen = [saved()]
+        step.evaluate(tokens, tokens)
+        step.micro_batch(tokens, tokens)
+        step.update(AdamW(), 1e-2, number, before_change=lambda seen=seen: seen.append(saved()))
+        assert seen[0] == seen[1]
+        assert all(old != new for old, new in zip(seen[0], saved(), strict=True))
     step.close()
 
 
