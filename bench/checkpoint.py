@@ -17,7 +17,7 @@ from bench.runs import run_settings, start, train_command
 from bench.samples import Ratio, Result, Series, interleaved
 from bench.worker import SideError, Worker
 
-_BLOCK = 16 << 20
+_BLOCK = 1 << 20  # as a checkpoint is written
 _STEPS, _SAVE_EVERY = 71, 12
 
 

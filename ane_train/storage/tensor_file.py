@@ -26,7 +26,9 @@ from ane_train.storage.durable import synchronize
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 1 << 22  # bytes; small enough for the checksum to find them in a cache
+# Bytes; few enough for the checksum to find them in a cache. Larger writes fill that of Linux in
+# larger pages, which took as long, or three times as long where fresh memory was slow to come.
+_CHUNK = 1 << 20
 _LARGEST_HEADER = 100_000_000
 _DTYPES = MappingProxyType({"<f4": "F32", "<f2": "F16", "<f8": "F64", "<i4": "I32", "<i8": "I64"})
 
