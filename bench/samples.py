@@ -106,6 +106,16 @@ def interleaved(
     return {name: tuple(values) for name, values in samples.items()}
 
 
+def steady(run: Callable[[], float]) -> Callable[[], float]:
+    """Runs twice and takes the second: training goes on without the pauses of a comparison."""
+
+    def second() -> float:
+        run()
+        return run()
+
+    return second
+
+
 def rounds_within(budget: float, round_seconds: float, least: int = 5, most: int = 15) -> int:
     """How many rounds fit `budget` seconds, within limits."""
     return max(least, min(most, int(budget / max(round_seconds, 1e-9))))

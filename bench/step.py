@@ -13,7 +13,7 @@ from typing import Any
 from ane_train.model.spec import load_model
 from bench.floor import seconds_of
 from bench.products import Product, products, total_flops
-from bench.samples import Ratio, Result, Series, interleaved, rounds_within
+from bench.samples import Ratio, Result, Series, interleaved, rounds_within, steady
 from bench.worker import SideError, Worker, cores
 
 BARS = {"blas_floor": "<= 1.25", "torch_fp32": ">= 2.0", "torch_bf16": ">= 0.8"}
@@ -49,9 +49,9 @@ def micro_batch(case: Case, folder: Path, rounds: int | None = None) -> Result:
         }
         best = best_settings(torch, case, result)
         sides: dict[str, Callable[[], float]] = {
-            "ours": ours.seconds,
+            "ours": steady(ours.seconds),
             "floor": lambda: seconds_of(shapes, floor.ask()["seconds"]),
-            **{name: partial(torch.seconds, **request) for name, request in best.items()},
+            **{name: steady(partial(torch.seconds, **request)) for name, request in best.items()},
         }
         round_seconds = sum(side() for side in sides.values())  # and what is cold gets warm
         samples = interleaved(sides, rounds or rounds_within(_BUDGET, round_seconds))

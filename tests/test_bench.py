@@ -28,7 +28,7 @@ from bench.memory import needed_bytes, peak_of
 from bench.optimizer import adamw
 from bench.peer import new_model
 from bench.products import products, total_flops
-from bench.samples import Result, Series, interleaved, rounds_within
+from bench.samples import Result, Series, interleaved, rounds_within, steady
 from bench.step import Case, micro_batch, ratios
 from bench.worker import ROOT, SideError, Worker, clean_environment
 
@@ -74,6 +74,12 @@ def test_the_ways_of_the_floor_compute_the_product() -> None:
             product(shape, a, b, c)()
             expected = left.astype(float) @ right + shape.beta
             np.testing.assert_allclose(c.reshape(m, n), expected, atol=1e-4)
+
+
+def test_a_steady_time_is_the_second_of_two_in_a_row() -> None:
+    times = iter([5.0, 1.0, 6.0, 2.0])
+    run = steady(lambda: next(times))
+    assert [run(), run()] == [1.0, 2.0]
 
 
 def test_ratios_take_the_better_way_of_each_dtype() -> None:
