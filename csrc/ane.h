@@ -121,8 +121,8 @@ size_t ane_context_threads(const ane_context *context);
  * context. */
 const char *ane_context_blas(const ane_context *context);
 /* Whether an engine with these options would multiply fp16 inputs as they lie in their surfaces,
- * for which the processor must have AVX2. Otherwise a request keeps fp32 copies of those that stay
- * unchanged. */
+ * for which the processor must have AVX2, or be a 64-bit Arm and not Apple's. Otherwise a request
+ * keeps fp32 copies of those that stay unchanged. */
 bool ane_reads_halves(const ane_options *options);
 
 /* What can be told of the options' engine without opening it: a JSON object, malloc'ed, freed by

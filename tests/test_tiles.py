@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from compiled import ROOT, compile_c
+from compiled import ROOT
 from engine_cases import Op, literal, program_text, run
 from native_arrays import assert_close
 from numpy.random import Generator, default_rng
+from processors import EmulatedArm, Native, Processor
 
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
@@ -51,17 +52,31 @@ class Operand:
     def __init__(self, rng: Generator, shape: tuple[int, int], transposed: bool, half: bool):
         rows, columns = shape[::-1] if transposed else shape
         dtype = np.float16 if half else np.float32
-        self.stored = np.full((rows, columns + 3), np.nan, dtype)
-        self.stored[:, :columns] = rng.standard_normal((rows, columns))
-        self.matrix = Matrix(self.stored.ctypes.data, columns + 3, transposed, half)
+        stored = np.full((rows, columns + 3), np.nan, dtype)
+        stored[:, :columns] = rng.standard_normal((rows, columns))
+        self.stored = stored.ravel()[:-3]
+        self.layout = (columns + 3, transposed, half)
+
+    def placed(self, processor: Processor) -> Matrix:
+        return Matrix(processor.place(self.stored), *self.layout)
+
+
+PROBE = "tiles_probe"
+FP16 = ROOT / "csrc" / "base" / "fp16.c"
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("tiles") / "tiles_probe.so"
-    sources = [ROOT / "csrc" / "base" / f"{name}.c" for name in ("fp16", "error", "pool")]
-    flags = ["-O2", "-ffp-contract=off", "-shared", "-fPIC"]
-    return ctypes.CDLL(str(compile_c(library, "tiles_probe.c", sources, flags)))
+def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
+    sources = [FP16, *(ROOT / "csrc" / "base" / f"{name}.c" for name in ("error", "pool"))]
+    folder = tmp_path_factory.mktemp("tiles")
+    return Native(folder, PROBE, sources, ["-O2", "-ffp-contract=off"])
+
+
+@pytest.fixture(scope="module", params=["native", "arm"])
+def processor(request: pytest.FixtureRequest) -> Processor:
+    if request.param == "native":
+        return request.getfixturevalue("native")
+    return EmulatedArm(PROBE, [FP16])
 
 
 @dataclass(frozen=True)
@@ -73,48 +88,56 @@ class Case:
     threads: int = 2
     short: bool = False
 
-    def results(self, probe: ctypes.CDLL, kernel: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a kernel makes of it, and what the definition does."""
+    def result(self, processor: Processor, function: str, *arguments: int) -> np.ndarray:
+        """What a function of the probe makes of it; the product is its last argument."""
         m, n, k = self.size
         rng = default_rng(m * n + k)
         across, down, left_half, right_half, adds = self.flags
         a = Operand(rng, (m, k), across, left_half)
         b = Operand(rng, (k, n), down, right_half)
-        factors = (0.5, -2.0) if adds else (1.0, 0.0)
+        alpha, beta = (0.5, -2.0) if adds else (1.0, 0.0)
         out = rng.standard_normal((m, n + 5)).astype(np.float32)
         if not adds:
             out[:, :n] = np.nan  # what is not read
-        both = out.copy(), out.copy()
-        products = [
-            Product(m, n, k, factors[0], a.matrix, b.matrix, factors[1], c.ctypes.data, n + 5,
-                    left_half and not adds)
-            for c in both
-        ]  # fmt: skip
-        tiled, defined = map(ctypes.byref, products)
-        assert probe.probe_multiply(kernel, self.threads, self.short, tiled) == 0
-        probe.probe_defined(defined)
-        return both
+        out = out.ravel()[:-5]
+        product = Product(m, n, k, alpha, a.placed(processor), b.placed(processor), beta,
+                          processor.place(out), n + 5, left_half and not adds)  # fmt: skip
+        placed = processor.place(np.frombuffer(product, np.uint8))
+        assert processor.call(function, *arguments, placed) == 0
+        processor.fetch(product.c, out)
+        processor.clear()
+        return out.view(np.uint32)
 
 
-def assert_defined_bits(probe: ctypes.CDLL, case: Case) -> None:
-    for kernel in range(probe.probe_kernels()):
-        tiled, defined = case.results(probe, kernel)
-        np.testing.assert_array_equal(tiled.view(np.uint32), defined.view(np.uint32))
+def assert_defined_bits(processor: Processor, native: Native, case: Case) -> None:
+    """The bits of the definition as this processor computes it."""
+    defined = case.result(native, "probe_defined")
+    for kernel in range(processor.call("probe_kernels")):
+        options = (kernel, case.threads, case.short)
+        np.testing.assert_array_equal(case.result(processor, "probe_multiply", *options), defined)
+
+
+def test_a_64_bit_arm_has_a_kernel() -> None:
+    emulated = EmulatedArm(PROBE, [FP16])
+    assert emulated.call("probe_kernels") == 1
+    assert emulated.text("probe_name", 0) == "NEON"
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_kernel_gives_the_bits_of_the_definition(
-    probe: ctypes.CDLL, size: tuple[int, int, int]
+    processor: Processor, native: Native, size: tuple[int, int, int]
 ) -> None:
     for flags in itertools.product([False, True], repeat=5):
-        assert_defined_bits(probe, Case(size, flags))
+        assert_defined_bits(processor, native, Case(size, flags))
 
 
-def test_bits_do_not_depend_on_threads_or_on_memory_for_panels(probe: ctypes.CDLL) -> None:
+def test_bits_do_not_depend_on_threads_or_on_memory_for_panels(
+    processor: Processor, native: Native
+) -> None:
     flags = (True, False, True, False, True)
     for size in ((300, 200, 600), (50, 700, 300), (33, 32, 33000)):
         for threads, short in ((1, False), (5, False), (2, True)):
-            assert_defined_bits(probe, Case(size, flags, threads, short))
+            assert_defined_bits(processor, native, Case(size, flags, threads, short))
 
 
 def at_page_end(array: np.ndarray) -> np.ndarray:
@@ -131,7 +154,7 @@ def at_page_end(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 def test_nothing_beyond_the_operands_is_read_or_written(
-    probe: ctypes.CDLL, half: bool, transposed: bool
+    native: Native, half: bool, transposed: bool
 ) -> None:
     for m, n, k in SIZES[:6]:
         shapes = ((k, m), (n, k)) if transposed else ((m, k), (k, n))
@@ -140,9 +163,9 @@ def test_nothing_beyond_the_operands_is_read_or_written(
         matrices = [Matrix(x.ctypes.data, x.shape[1], transposed, half) for x in stored]
         out = at_page_end(np.full((m, n), 2, np.float32))
         product = Product(m, n, k, 1, *matrices, 1, out.ctypes.data, n, False)
-        for kernel in range(probe.probe_kernels()):
+        for kernel in range(native.call("probe_kernels")):
             out[...] = 2
-            assert probe.probe_multiply(kernel, 1, False, ctypes.byref(product)) == 0
+            assert native.call("probe_multiply", kernel, 1, 0, ctypes.addressof(product)) == 0
             np.testing.assert_array_equal(out, k + 2)
 
 
@@ -194,11 +217,11 @@ def test_operands_that_are_read_in_a_surface_give_the_bits_of_the_reference(
     np.testing.assert_array_equal(fast[0], slow[0])
 
 
-def test_no_fp32_copy_is_made_of_an_operand_that_is_read_in_a_surface(probe: ctypes.CDLL) -> None:
+def test_no_fp32_copy_is_made_of_an_operand_that_is_read_in_a_surface(native: Native) -> None:
     text, _ = product_of_an_input(False, 256)
     scratch = []
     for blas in ("auto", None):
         with Context(threads=1, blas=blas) as context:
             scratch.append(context.compile(text).cost.scratch_bytes)
     copies = 4 * (40 * 100 + 100 * 256)
-    assert scratch[1] - scratch[0] == (copies if probe.probe_kernels() else 0)
+    assert scratch[1] - scratch[0] == (copies if native.call("probe_kernels") else 0)

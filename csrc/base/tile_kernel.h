@@ -1,13 +1,14 @@
 /* tile_kernel.h: what tiles.c does in registers, for one instruction set. Included once for each,
  * with NAME(x) for its functions, TITLE for itself, TARGET for their attribute, LANES floats of a
- * vector, ROWS and VECTORS of a tile in registers, and MULTIPLY_ADD, ROUND, WIDEN, WIDEN_GROUP, LOW
- * and HIGH. Rows of a tile are half a vector: packing turns GROUP rows by LANES depths. */
+ * vector, ROWS and VECTORS of a tile in registers, and FACTOR, MULTIPLY_ADD, ROUND, WIDEN,
+ * WIDEN_GROUP, LOW and HIGH. GROUP divides ROWS and LANES: packing turns so many rows by LANES
+ * depths. */
 
-#define GROUP (LANES / 2)
 #define COLUMNS (VECTORS * LANES)
 #define WHOLE static inline __attribute__((always_inline)) TARGET
 
 typedef float NAME(vector) __attribute__((vector_size(LANES * sizeof(float))));
+typedef NAME(vector) NAME(stored) __attribute__((may_alias, aligned(sizeof(float))));
 typedef float NAME(group) __attribute__((vector_size(GROUP * sizeof(float))));
 
 WHOLE NAME(group) NAME(load_group)(const void *data, size_t at, bool half) {
@@ -76,11 +77,8 @@ WHOLE void NAME(pack_group)(const operand *from, bool half, size_t width, size_t
         for (size_t i = 0; i < GROUP; i++)
             if (i < count) rows[i] = NAME(load)(from->data, (first + i) * from->stride + p, half);
         NAME(turn)(rows);
-        for (size_t i = 0; i < GROUP; i++) {
-            memcpy(to + (p + 2 * i) * width, &rows[i], GROUP * sizeof(float));
-            memcpy(to + (p + 2 * i + 1) * width, (char *)&rows[i] + GROUP * sizeof(float),
-                   GROUP * sizeof(float));
-        }
+        for (size_t i = 0; i < LANES; i++)
+            memcpy(to + (p + i) * width, (const float *)rows + i * GROUP, GROUP * sizeof(float));
     }
     for (size_t p = whole; p < from->depth; p++)
         for (size_t i = 0; i < GROUP; i++)
@@ -131,7 +129,7 @@ TARGET static void NAME(multiply)(size_t depth, const float *left, const float *
         for (size_t j = 0; j < VECTORS; j++) memcpy(&b[j], right + j * LANES, sizeof b[j]);
 #pragma GCC unroll 16
         for (size_t i = 0; i < ROWS; i++) {
-            NAME(vector) a = left[i] - (NAME(vector)){0};
+            NAME(vector) a = FACTOR(left, i) - (NAME(vector)){0};
 #pragma GCC unroll 4
             for (size_t j = 0; j < VECTORS; j++) total[i][j] = MULTIPLY_ADD(a, b[j], total[i][j]);
         }
@@ -140,7 +138,7 @@ TARGET static void NAME(multiply)(size_t depth, const float *left, const float *
     for (size_t i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
         for (size_t j = 0; j < VECTORS; j++)
-            memcpy(sums + i * COLUMNS + j * LANES, &total[i][j], sizeof total[i][j]);
+            *(NAME(stored) *)(sums + i * COLUMNS + j * LANES) = total[i][j];
 }
 
 /* A whole tile of the result from its sums. */
@@ -166,15 +164,16 @@ static const tile_kernel NAME(kernel) = {
     .store = NAME(store),
 };
 
-#undef GROUP
 #undef COLUMNS
 #undef WHOLE
 #undef NAME
 #undef TITLE
 #undef TARGET
 #undef LANES
+#undef GROUP
 #undef ROWS
 #undef VECTORS
+#undef FACTOR
 #undef MULTIPLY_ADD
 #undef ROUND
 #undef WIDEN

@@ -1,19 +1,12 @@
-/* tiles.c: matrix products by kernels of our own, for x86-64 with AVX2 or AVX-512. Operands may be
- * fp16: they are widened while they are packed, so no fp32 copy of a weight exists anywhere. The
- * operand on the shorter side of the result is packed once for all threads, the other in groups of
- * panels by whoever multiplies them. Every element of a result is the sum of equal blocks of depth,
- * each summed by fused multiply-adds in their order, so its bits depend neither on the kernel nor
- * on how a product is cut among threads. */
+/* tiles.c: matrix products by kernels of our own, for x86-64 with AVX2 or AVX-512 and for 64-bit
+ * Arm. Operands may be fp16: they are widened while they are packed, so no fp32 copy of a weight
+ * exists anywhere. The operand on the shorter side of the result is packed once for all threads,
+ * the other in groups of panels by whoever multiplies them. Every element of a result is the sum of
+ * equal blocks of depth, each summed by fused multiply-adds in their order, so its bits depend
+ * neither on the kernel nor on how a product is cut among threads. */
 #include "base.h"
 
 #include <string.h>
-
-#if defined(__x86_64__) && defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define HAS_KERNELS
-#include <immintrin.h>
-#endif
-#endif
 
 #define BLOCK_DEPTH 256   /* terms of one block: a panel of each side stays in first-level cache */
 #define GROUP_LANES 128   /* rows or columns that a task packs and multiplies at a time */
@@ -50,62 +43,7 @@ typedef struct tile_kernel {
     void (*store)(const float *sums, const tile_finish *how, float *out, size_t stride);
 } tile_kernel;
 
-#if defined(HAS_KERNELS)
-
-static inline float element_at(const operand *from, size_t at, bool half) {
-    return half ? ane_float_from_half(((const uint16_t *)from->data)[at])
-                : ((const float *)from->data)[at];
-}
-
-/* The rows of a weight are short pieces of long ones: no processor guesses which come next. */
-static inline void prefetch(const operand *from, size_t at, bool half) {
-    __builtin_prefetch((const char *)from->data + at * (half ? 2 : 4));
-}
-
-#define NAME(x) x##_avx512
-#define TITLE "AVX-512"
-#define TARGET __attribute__((target("avx512f,avx512dq,avx2,fma,f16c")))
-#define LANES 16
-#define ROWS 8
-#define VECTORS 2
-#define MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define ROUND(x) _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
-#define WIDEN(at) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(at)))
-#define WIDEN_GROUP(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
-#define LOW(a, b)                                                                                  \
-    __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH(a, b)                                                                                 \
-    __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#include "tile_kernel.h"
-
-#define NAME(x) x##_avx2
-#define TITLE "AVX2"
-#define TARGET __attribute__((target("avx2,fma,f16c")))
-#define LANES 8
-#define ROWS 4
-#define VECTORS 3
-#define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define ROUND(x) _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
-#define WIDEN(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
-#define WIDEN_GROUP(at) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(at)))
-#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#include "tile_kernel.h"
-
-static const tile_kernel *best_kernel(void) {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-        return &kernel_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kernel_avx2;
-    return NULL;
-}
-
-#else
-
-static const tile_kernel *best_kernel(void) {
-    return NULL;
-}
-
-#endif
+#include "tile_sets.h"
 
 /* --- memory for panels --- */
 

@@ -18,17 +18,17 @@ static void *probe_alloc(size_t count, size_t size) {
 }
 
 int probe_kernels(void);
+const char *probe_name(int number);
 int probe_multiply(int number, int threads, bool short_of_memory, const ane_product *product);
-void probe_defined(const ane_product *product);
+int probe_defined(const ane_product *product);
 
 static const tile_kernel *find_kernel(int number) {
-#if defined(HAS_KERNELS)
+#if defined(HAS_KERNELS) && defined(__x86_64__)
     const tile_kernel *const kernels[] = {&kernel_avx2, &kernel_avx512};
     int count = best_kernel() == kernels[1] ? 2 : best_kernel() == kernels[0] ? 1 : 0;
     return number < count ? kernels[number] : NULL;
 #else
-    (void)number;
-    return NULL;
+    return number == 0 ? best_kernel() : NULL;
 #endif
 }
 
@@ -36,6 +36,10 @@ int probe_kernels(void) {
     int count = 0;
     while (find_kernel(count)) count++;
     return count;
+}
+
+const char *probe_name(int number) {
+    return find_kernel(number)->name;
 }
 
 /* 0 if it was done. */
@@ -72,10 +76,11 @@ static float element(const ane_product *product, size_t row, size_t column, floa
     return product->rounds ? ane_float_from_half(ane_half_from_float(out)) : out;
 }
 
-void probe_defined(const ane_product *product) {
+int probe_defined(const ane_product *product) {
     for (size_t i = 0; i < product->m; i++)
         for (size_t j = 0; j < product->n; j++) {
             float *out = product->c + i * product->ldc + j;
             *out = element(product, i, j, *out);
         }
+    return 0;
 }
