@@ -1,14 +1,12 @@
-"""fp16 conversions equal NumPy's, bit for bit, on every path that this processor has."""
+"""fp16 conversions give NumPy's bits, on every path of this processor and of a 64-bit Arm."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled import compile_c
+from processors import EmulatedArm, Native, Processor
 
 ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)
 
@@ -16,9 +14,9 @@ ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)
 class Probe:
     """The conversions of csrc/base/fp16.c, by path: dispatched, portable, each instruction set."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
-        self.paths = range(self.library.probe_paths())
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+        self.paths = range(processor.call("probe_paths"))
 
     def scalar_narrow(self, floats: np.ndarray) -> np.ndarray:
         halves = np.empty(floats.shape, np.uint16)
@@ -40,19 +38,26 @@ class Probe:
         self._call("probe_widen", halves, floats, path)
         return floats
 
-    def round(self, path: int, floats: np.ndarray) -> None:
-        size, address = ctypes.c_size_t(floats.size), ctypes.c_void_p(floats.ctypes.data)
-        self.library.probe_round(path, size, address)
+    def round(self, path: int, floats: np.ndarray, size: int | None = None) -> None:
+        """The first `size` of them, or all."""
+        address = self.processor.place(floats)
+        self.processor.call("probe_round", path, floats.size if size is None else size, address)
+        self.processor.fetch(address, floats)
+        self.processor.clear()
 
     def _call(self, name: str, source: np.ndarray, target: np.ndarray, *path: int) -> None:
-        arrays = (ctypes.c_void_p(array.ctypes.data) for array in (source, target))
-        getattr(self.library, name)(*path, ctypes.c_size_t(source.size), *arrays)
+        """As many elements as the source has; the target may have more."""
+        addresses = [self.processor.place(array) for array in (source, target)]
+        self.processor.call(name, *path, source.size, *addresses)
+        self.processor.fetch(addresses[1], target)
+        self.processor.clear()
 
 
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    library = tmp_path_factory.mktemp("fp16") / "fp16_probe.so"
-    return Probe(compile_c(library, "fp16_probe.c", [], ["-O3", "-shared", "-fPIC"]))
+@pytest.fixture(scope="module", params=["native", "arm"])
+def probe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    if request.param == "arm":
+        return Probe(EmulatedArm("fp16_probe", []))
+    return Probe(Native(tmp_path_factory.mktemp("fp16"), "fp16_probe", [], ["-O3"]))
 
 
 def bits_as_floats(bits: np.ndarray) -> np.ndarray:
@@ -144,7 +149,7 @@ def test_tails_of_any_length_are_converted_and_nothing_beyond(probe: Probe, size
         probe.widen(path, halves[:size], out=widened)
         assert_same_floats(widened[:size], halves[:size])
         rounded = floats.copy()
-        probe.round(path, rounded[:size])
+        probe.round(path, rounded, size)
         np.testing.assert_array_equal(rounded[:size], widened[:size])
         assert halves[size] == 0xBEEF
         assert widened[size] == rounded[size] == np.float32(1.1)
