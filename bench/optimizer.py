@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ane_train.model.arena import Arena, Array
-from ane_train.model.parameters import Parameter, parameters, stretches
+from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import load_model
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
+from ane_train.train.step import stretches
 from bench.samples import Ratio, Result, Series, interleaved
 from bench.worker import cores
 
@@ -40,13 +41,12 @@ def adamw(model: str, _folder: Path, rounds: int | None = None) -> Result:
     context = Context()
     table = parameters(load_model(model))
     arenas = [_filled(table, start) for start in (1.0, 1e-2, 1e-3, 1e-4)]
+    arrays = tuple(arena.flat for arena in arenas)
     total = sum(parameter.size for parameter in table)
 
     def ours() -> float:
         start = time.perf_counter()
-        for run in stretches(table):
-            arrays = (arena.stretch(run[0].name, run[-1].name) for arena in arenas)
-            arithmetic.adamw(context, *arrays, **_OPTIONS)
+        arithmetic.adamw(context, *arrays, stretches=stretches(arenas[0], table), **_OPTIONS)
         return time.perf_counter() - start
 
     theirs, threads = _fused(

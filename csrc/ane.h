@@ -269,11 +269,18 @@ typedef struct ane_adamw_options {
     size_t step;           /* from 1, for bias correction */
 } ane_adamw_options;
 
+/* Elements [begin, end) of some arrays. */
+typedef struct ane_stretch {
+    size_t begin, end;
+    bool decays; /* whether weight decay acts on them */
+} ane_stretch;
+
 /* Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), in place; same order of
- * operations as torch.optim.AdamW. */
-ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t n,
-                     float *weight, const float *gradient, float *first_moment,
-                     float *second_moment);
+ * operations as torch.optim.AdamW. Only the stretches change, which come in rising order and do not
+ * overlap: all of them in one pass, since each pass waits for its slowest thread. */
+ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t count,
+                     const ane_stretch *stretches, float *weight, const float *gradient,
+                     float *first_moment, float *second_moment);
 
 /* --- weight files
  * ------------------------------------------------------------------------------------------ */

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ane_train.errors import EngineError
 from ane_train.native import arithmetic
+from ane_train.native.arithmetic import Stretch
 from ane_train.native.engine import Context
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (16, 32), (64, 33), (257, 131)]
@@ -278,6 +279,63 @@ def test_adamw_refuses_options_that_make_no_sense(
     arrays = [np.ones(3, np.float32) for _ in range(4)]
     with pytest.raises(EngineError, match="adamw"):
         arithmetic.adamw(context, *arrays, **(OPTIONS | changes))
+    assert all((array == 1).all() for array in arrays)
+
+
+def test_adamw_changes_the_stretches_that_are_named_each_with_or_without_decay(
+    context: Context, rng: Generator
+) -> None:
+    """Groups of torch.optim.AdamW; one stretch is longer than a task of the pool."""
+    named = [
+        Stretch(3, 70_003, True),
+        Stretch(70_003, 70_010, False),
+        Stretch(70_020, 90_000, True),
+    ]
+    arrays = [normal(rng, 100_003) for _ in range(4)]
+    arrays[3] **= 2
+    before = [array.copy() for array in arrays]
+    tensors = [[torch.from_numpy(a[s.begin : s.end].copy()) for s in named] for a in arrays]
+    weights = [torch.nn.Parameter(tensor) for tensor in tensors[0]]
+    decay = OPTIONS["weight_decay"]
+    assert decay > 0
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [weight], "weight_decay": decay if stretch.decays else 0.0}
+            for weight, stretch in zip(weights, named, strict=True)
+        ],
+        lr=OPTIONS["learning_rate"],
+        betas=(OPTIONS["beta1"], OPTIONS["beta2"]),
+        eps=OPTIONS["epsilon"],
+        foreach=False,
+    )
+    for weight, gradient, first, second in zip(weights, *tensors[1:], strict=True):
+        weight.grad = gradient
+        optimizer.state[weight] = {
+            "step": torch.tensor(4.0),
+            "exp_avg": first,
+            "exp_avg_sq": second,
+        }
+    optimizer.step()
+    arithmetic.adamw(context, *arrays, stretches=named, **(OPTIONS | {"step": 5}))
+    for stretch, weight in zip(named, weights, strict=True):
+        ours = arrays[0][stretch.begin : stretch.end]
+        rounding = 2.0**-25  # of a number below 1, to which large steps may come back
+        np.testing.assert_allclose(ours, weight.detach().numpy(), rtol=1e-6, atol=rounding)
+    kept = np.ones(100_003, bool)
+    for stretch in named:
+        kept[stretch.begin : stretch.end] = False
+    for array, original in zip(arrays, before, strict=True):
+        assert np.array_equal(array[kept], original[kept])
+
+
+@pytest.mark.parametrize("second", [(1, 3), (3, 2), (2, 9)])
+def test_adamw_refuses_stretches_that_overlap_or_leave_the_arrays(
+    context: Context, second: tuple[int, int]
+) -> None:
+    arrays = [np.ones(8, np.float32) for _ in range(4)]
+    wrong = [Stretch(0, 2, True), Stretch(*second, True)]
+    with pytest.raises((EngineError, ValueError), match=r"adamw: stretch 1|8 elements"):
+        arithmetic.adamw(context, *arrays, stretches=wrong, **OPTIONS)
     assert all((array == 1).all() for array in arrays)
 
 

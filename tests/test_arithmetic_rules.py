@@ -173,7 +173,7 @@ def raw_calls(context: object, array: object, tokens: object, options: object) -
     yield lib.ane_cross_entropy(context, 1, 1, array, tokens, 1.0, array)
     yield lib.ane_axpy(context, 1, 1.0, array, array)
     yield lib.ane_sum_squares(context, 1, array, ffi.NULL)
-    yield lib.ane_adamw(context, options, 1, array, array, array, array)
+    yield lib.ane_adamw(context, options, 1, ffi.NULL, array, array, array, array)
 
 
 def test_null_is_an_argument_error_everywhere(context: Context) -> None:

@@ -13,7 +13,7 @@ from ane_train.errors import ModelError
 from ane_train.model.arena import Arena, initialize
 from ane_train.model.layer import layer_shape
 from ane_train.model.memory import available, estimate, tile_positions
-from ane_train.model.parameters import count, parameters, stretches
+from ane_train.model.parameters import count, parameters
 from ane_train.model.spec import list_models, load_model, parse_model
 
 TINY = """
@@ -36,16 +36,14 @@ def test_the_shipped_models_have_their_published_sizes() -> None:
     assert sizes["tiny"] < 1e6
 
 
-def test_stretches_hold_all_that_is_trained_once_in_neighbours_that_decay_alike() -> None:
+def test_a_parameter_lies_where_its_span_says() -> None:
     table = parameters(parse_model("t", TINY, "t"))
-    arena, frozen = Arena(table), frozenset({"layers.0.key", "norm"})
-    runs = list(stretches(table, frozen))
-    for run in runs:
-        assert len({parameter.decays for parameter in run}) == 1
-        arena.stretch(run[0].name, run[-1].name)[...] += 1
-    assert [p for run in runs for p in run] == [p for p in table if p.name not in frozen]
-    for parameter in table:
-        assert np.all(arena[parameter.name] == (parameter.name not in frozen))
+    arena = Arena(table)
+    for number, parameter in enumerate(table, 1):
+        begin, end = arena.span(parameter.name)
+        arena.flat[begin:end] += number
+    for number, parameter in enumerate(table, 1):
+        assert np.all(arena[parameter.name] == number)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -42,9 +42,10 @@ class Arena:
     def __contains__(self, name: str) -> bool:
         return name in self.views
 
-    def stretch(self, first: str, last: str) -> Array:
-        """A flat view from one parameter to a later one, or the same; zeros lie between them."""
-        return self.flat[self._begins[first] : self._begins[last] + self.views[last].size]
+    def span(self, name: str) -> tuple[int, int]:
+        """Where in `flat` a parameter begins and where it ends."""
+        begin = self._begins[name]
+        return begin, begin + self.views[name].size
 
 
 def _zeros(size: int) -> Array:

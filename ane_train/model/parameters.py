@@ -6,11 +6,9 @@ Shapes are those of Hugging Face's checkpoints: a matrix is [out, in].
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from itertools import groupby
 from math import prod
 
 from ane_train.errors import ConfigError
@@ -89,15 +87,6 @@ def _layer(spec: ModelSpec, layer: int, output_scale: float) -> Iterator[Paramet
     ]
     for name, shape, hf, std in rows:
         yield Parameter(f"layers.{layer}.{name}", shape, f"model.layers.{layer}.{hf}.weight", std)
-
-
-def stretches(
-    table: Iterable[Parameter], frozen: AbstractSet[str] = frozenset()
-) -> Iterator[tuple[Parameter, ...]]:
-    """The table without what is frozen, in runs of neighbours that decay alike."""
-    for (is_frozen, _), run in groupby(table, lambda each: (each.name in frozen, each.decays)):
-        if not is_frozen:
-            yield tuple(run)
 
 
 def matching(table: Sequence[Parameter], patterns: Iterable[str]) -> frozenset[str]:

@@ -6,7 +6,8 @@ Activations are channel-first, [D, S]. The bits do not depend on the number of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -29,6 +30,14 @@ class AdamWOptions(TypedDict):
     weight_decay: float
     gradient_scale: float
     step: int
+
+
+class Stretch(NamedTuple):
+    """Elements [begin, end) of flat arrays, and whether weight decay acts on them."""
+
+    begin: int
+    end: int
+    decays: bool
 
 
 def gemm(
@@ -214,15 +223,26 @@ def adamw(
     gradient: Array,
     first_moment: Array,
     second_moment: Array,
+    *,
+    stretches: Sequence[Stretch] | None = None,
     **options: Unpack[AdamWOptions],
 ) -> None:
-    """Updates the weight and both moments in place, in torch.optim.AdamW's order of operations."""
+    """Updates the weight and both moments in place, in torch.optim.AdamW's order of operations.
+
+    Of flat arrays that hold many parameters, `stretches` names those that change, in rising order;
+    without it all elements of arrays of any shape change, and decay.
+    """
     wrong = AdamWOptions.__required_keys__ ^ options.keys()
     if wrong:
         raise TypeError(f"adamw: missing or unknown: {', '.join(sorted(wrong))}")
+    if stretches is None:
+        stretches = [Stretch(0, weight.size, True)]
+    if stretches and stretches[-1].end > weight.size:
+        raise ValueError(f"{stretches[-1]} ends beyond the {weight.size} elements of weight")
     shape = weight.shape
     status = lib.ane_adamw(
-        context._pointer, ffi.new("ane_adamw_options *", options), weight.size,
+        context._pointer, ffi.new("ane_adamw_options *", options),
+        len(stretches), ffi.new("ane_stretch[]", list(stretches)),
         _floats("weight", weight, shape, written=True),
         _floats("gradient", gradient, shape),
         _floats("first_moment", first_moment, shape, written=True),

@@ -8,9 +8,8 @@ With LoRA only the adapters have gradients and moments, and weights are made fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import isfinite, sqrt
 
 import numpy as np
@@ -19,9 +18,10 @@ from ane_train.engine import Engine
 from ane_train.model.adapters import Lora
 from ane_train.model.arena import Arena, Array, initialize
 from ane_train.model.layer import layer_shape
-from ane_train.model.parameters import Parameter, parameters, stretches
+from ane_train.model.parameters import Parameter, parameters
 from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
+from ane_train.native.arithmetic import Stretch
 from ane_train.programs.blocks import KINDS
 from ane_train.train.arrangement import ARRANGEMENTS
 from ane_train.train.block import BlockContext, ResidualBlock
@@ -51,6 +51,11 @@ class Update:
 
     gradient_norm: float
     bad: str | None
+
+
+def stretches(arena: Arena, trained: Iterable[Parameter]) -> list[Stretch]:
+    """Where an update finds parameters in the arrays of arenas."""
+    return [Stretch(*arena.span(parameter.name), parameter.decays) for parameter in trained]
 
 
 def _nothing() -> None:
@@ -217,8 +222,9 @@ class TrainingStep:
         if bad is None:
             before_change()
             clipping = optimizer.clip / norm if 0 < optimizer.clip < norm else 1.0
-            with self.pipeline.refreshing() as refresh:
-                self._apply(optimizer, learning_rate, step, gradient_scale * clipping, refresh)
+            with self.timings.measure("optimizer"):
+                self._apply(optimizer, learning_rate, step, gradient_scale * clipping)
+            self.refresh()
         with self.timings.measure("optimizer"):
             self.gradients.flat.fill(0.0)
         return Update(norm, bad)
@@ -233,26 +239,20 @@ class TrainingStep:
             squares += square
         return sqrt(squares) * gradient_scale, None
 
-    def _apply(
-        self, optimizer: AdamW, learning_rate: float, step: int, scale: float, refresh: Refresh
-    ) -> None:
-        """Updates layer by layer; each is refreshed as soon as it is done."""
-        for layer, parameters_ in groupby(self.optimized, lambda parameter: parameter.layer):
-            with self.timings.measure("optimizer"):
-                for run in stretches(parameters_, self.frozen):
-                    arithmetic.adamw(
-                        self.engine.context,
-                        *(arena.stretch(run[0].name, run[-1].name) for arena in self._arenas()),
-                        learning_rate=learning_rate,
-                        beta1=optimizer.beta1,
-                        beta2=optimizer.beta2,
-                        epsilon=optimizer.epsilon,
-                        weight_decay=optimizer.weight_decay if run[0].decays else 0.0,
-                        gradient_scale=scale,
-                        step=step,
-                    )
-            if layer is not None:
-                self._refresh_layer(layer, refresh)
+    def _apply(self, optimizer: AdamW, learning_rate: float, step: int, scale: float) -> None:
+        """In one pass over memory: no layer stays in a cache until it is staged anyway."""
+        arithmetic.adamw(
+            self.engine.context,
+            *(arena.flat for arena in self._arenas()),
+            stretches=stretches(self.gradients, filter(self.is_trained, self.optimized)),
+            learning_rate=learning_rate,
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            epsilon=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+            gradient_scale=scale,
+            step=step,
+        )
 
     def _arenas(self) -> Sequence[Arena]:
         return (self.variables, self.gradients, self.first_moment, self.second_moment)
