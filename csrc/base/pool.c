@@ -7,14 +7,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define SPINS 1000 /* looks at the job list before sleeping: some ten microseconds */
+#define SPINS 4000 /* looks before a thread sleeps: about as long as it takes to wake one up */
 
 typedef struct job {
     ane_task task;
     void *argument;
     size_t count;
-    atomic_size_t next; /* first unclaimed index */
-    size_t workers;     /* inside this job now; under the pool's lock */
+    atomic_size_t next;    /* first unclaimed index */
+    atomic_size_t workers; /* inside this job now; changed under the pool's lock */
     struct job *following;
 } job;
 
@@ -62,9 +62,10 @@ static void unlink_job(ane_pool *pool, job *removed) {
     }
 }
 
-static void spin_for_work(ane_pool *pool) {
+/* Until the number is zero, or is not any more; not for long. */
+static void spin_while(atomic_size_t *number, bool zero) {
     for (size_t i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&pool->linked, memory_order_relaxed) != 0) return;
+        if ((atomic_load_explicit(number, memory_order_acquire) == 0) != zero) return;
         relax();
     }
 }
@@ -82,7 +83,7 @@ static job *wait_for_job(ane_pool *pool) {
 static void *work(void *argument) {
     ane_pool *pool = argument;
     for (;;) {
-        spin_for_work(pool);
+        spin_while(&pool->linked, true);
         pthread_mutex_lock(&pool->lock);
         job *current = wait_for_job(pool);
         if (!current) break;
@@ -148,6 +149,9 @@ static void publish(ane_pool *pool, job *published) {
 static void leave(ane_pool *pool, job *drained) {
     pthread_mutex_lock(&pool->lock);
     unlink_job(pool, drained);
+    pthread_mutex_unlock(&pool->lock);
+    spin_while(&drained->workers, false);
+    pthread_mutex_lock(&pool->lock);
     while (drained->workers > 0) pthread_cond_wait(&pool->left, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
 }

@@ -76,7 +76,8 @@ static void run_flat(ane_context *context, size_t n) {
     EXPECT(!ane_axpy(context, n, 0.5f, x, y));
     EXPECT(!ane_sum_squares(context, n, x, &sum));
     for (size_t i = 0; i < n; i++) v[i] *= v[i];
-    EXPECT(!ane_adamw(context, &options, n, y, x, m, v));
+    ane_stretch stretches[] = {{0, n / 2, true}, {n / 2, n, false}};
+    EXPECT(!ane_adamw(context, &options, 2, stretches, y, x, m, v));
     free(x), free(y), free(m), free(v);
 }
 
