@@ -16,6 +16,7 @@ from typing import Any, get_args
 from ane_train.config_rules import ALL_LINEAR, DEFAULT_MODEL, contradiction
 from ane_train.config_values import (
     DYNAMIC,
+    NUMERICS,
     ByteSize,
     Duration,
     FilePath,
@@ -187,8 +188,8 @@ class RunConfig:
 
     numerics: str = _precision(
         "fp16",
-        "of the software engine; hazard: fp16 with a chip's known defects",
-        choices=("fp16", "fp32", "hazard"),
+        "of the software engine; bf16: fp16 with products of bf16; hazard: with a chip's defects",
+        choices=NUMERICS,
     )
     loss_scale: LossScale = _precision(DYNAMIC, '"dynamic" or a fixed number', above=0)
     residual_scale: str = _precision(

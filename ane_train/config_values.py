@@ -26,6 +26,7 @@ ScheduleKind: TypeAlias = Literal["cosine", "linear", "constant", "wsd"]
 LossScale: TypeAlias = float | str  # a positive number or "dynamic"
 
 DYNAMIC = "dynamic"
+NUMERICS = ("fp16", "fp32", "bf16", "hazard")
 _TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 

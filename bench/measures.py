@@ -40,6 +40,11 @@ def _micro_batch(title: str, case: Case, *cases: str, is_default: bool = True) -
     return Measure(title, partial(step.micro_batch, case), cases, is_default)
 
 
+def _bf16(title: str, case: Case, *cases: str, is_default: bool = True) -> Measure:
+    run = partial(step.micro_batch_bf16, case)
+    return Measure(f"{title}, --numerics bf16", run, cases, is_default)
+
+
 def _peak_memory(title: str, case: Case, *cases: str) -> Measure:
     return Measure(f"peak memory, {title}", partial(memory.peak_memory, case), cases)
 
@@ -57,6 +62,8 @@ MEASURES = {
     "memory_stories110m_b4": _peak_memory("Stories110M, batch 4", Case(STORIES, 4), B4),
     B1: _micro_batch("Stories110M, batch 1", Case(STORIES, 1), B1),
     B4: _micro_batch("Stories110M, batch 4", Case(STORIES, 4), B4),
+    f"{B1}_bf16": _bf16("Stories110M, batch 1", Case(STORIES, 1), B1),
+    f"{B4}_bf16": _bf16("Stories110M, batch 4", Case(STORIES, 4), B4),
     "growth_layers": Measure("2 to 12 layers of Stories110M", partial(growth.by_layers, STORIES)),
     "growth_sequence": Measure(
         "128 to 2048 tokens, 2 layers of Stories110M", partial(growth.by_sequence, STORIES)
@@ -66,7 +73,9 @@ MEASURES = {
     "adamw_qwen3_06b": Measure("AdamW, 596 M parameters", partial(optimizer.adamw, QWEN), (Q1,)),
     "memory_qwen3_06b_b1": _peak_memory("Qwen3-0.6B, batch 1", Case(QWEN, 1), Q1),
     Q1: _micro_batch("Qwen3-0.6B, batch 1", Case(QWEN, 1), Q1),
+    f"{Q1}_bf16": _bf16("Qwen3-0.6B, batch 1", Case(QWEN, 1), Q1),
     "tiny_b1": _micro_batch("tiny, for a trial", Case("tiny", 1, 64), is_default=False),
+    "tiny_b1_bf16": _bf16("tiny, for a trial", Case("tiny", 1, 64), is_default=False),
 }
 
 

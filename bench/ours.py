@@ -20,8 +20,10 @@ from bench.runs import run_settings
 class Ours:
     """One micro-batch of a run, again and again; or its checkpoint."""
 
-    def __init__(self, folder: str, model: str, batch: int, sequence: int) -> None:
-        settings = run_settings(Path(folder), model, batch, sequence)
+    def __init__(
+        self, folder: str, model: str, batch: int, sequence: int, numerics: str = "fp16"
+    ) -> None:
+        settings = run_settings(Path(folder), model, batch, sequence) | {"numerics": numerics}
         self.session, _ = open_session(resolve([Layer("bench", settings)]))
         context = self.session.parts.engine.context
         self.facts = {

@@ -13,7 +13,7 @@ from typing import Any
 from bench.measures import MEASURES
 
 SCHEMA = 1
-CASE_RATIOS = ("blas_floor", "torch_fp32", "torch_bf16", "adamw", "peak_memory")
+CASE_RATIOS = ("blas_floor", "torch_fp32", "torch_bf16", "numerics_bf16", "adamw", "peak_memory")
 _HEADER = (
     "| measure | quantity | median | spread | settings |",
     "| --- | --- | ---: | ---: | --- |",

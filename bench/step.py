@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,12 @@ from bench.products import Product, products, total_flops
 from bench.samples import Ratio, Result, Series, interleaved, rounds_within, steady
 from bench.worker import SideError, Worker, cores
 
-BARS = {"blas_floor": "<= 1.25", "torch_fp32": ">= 2.0", "torch_bf16": ">= 0.8"}
+BARS = {
+    "blas_floor": "<= 1.25",
+    "torch_fp32": ">= 2.0",
+    "torch_bf16": ">= 0.8",
+    "numerics_bf16": ">= 1.2",
+}
 WAYS = tuple((way, dtype) for dtype in ("fp32", "bf16") for way in ("eager", "compile"))
 _BUDGET = 150.0  # seconds of the rounds that count
 
@@ -51,17 +56,52 @@ def micro_batch(case: Case, folder: Path, rounds: int | None = None) -> Result:
         sides: dict[str, Callable[[], float]] = {
             "ours": steady(ours.seconds),
             "floor": lambda: seconds_of(shapes, floor.ask()["seconds"]),
-            **{name: steady(partial(torch.seconds, **request)) for name, request in best.items()},
+            **_sides(torch, best),
         }
-        round_seconds = sum(side() for side in sides.values())  # and what is cold gets warm
-        samples = interleaved(sides, rounds or rounds_within(_BUDGET, round_seconds))
+        samples = _in_turn(sides, rounds)
     result.series = [
         Series("ours", "s", samples["ours"], _threads(ours.facts["threads"])),
         Series("floor", "s", samples["floor"], _rate(shapes, samples["floor"])),
-        *(Series(name, "s", samples[name], _threads(best[name]["threads"])) for name in best),
+        *_series(samples, best),
     ]
     result.ratios = ratios({each.name: each.median for each in result.series})
     return result
+
+
+def micro_batch_bf16(case: Case, folder: Path, rounds: int | None = None) -> Result:
+    """Ours with --numerics bf16, and each of PyTorch's ways of bf16, in turn."""
+    result = Result()
+    case = replace(case, ways=tuple(way for way in case.ways if way[1] == "bf16"))
+    with ExitStack() as stack:
+        sizes = {**case.sizes, "numerics": "bf16"}
+        ours = stack.enter_context(Worker("ours", folder=str(folder), **sizes))
+        torch = stack.enter_context(Worker("torch", **case.sizes))
+        result.facts = {"blas of ours": ours.facts["blas"]}
+        best = best_settings(torch, case, result)
+        samples = _in_turn({"ours": steady(ours.seconds), **_sides(torch, best)}, rounds)
+    ours_series = Series("ours", "s", samples["ours"], _threads(ours.facts["threads"]))
+    result.series = [ours_series, *_series(samples, best)]
+    if best:
+        theirs = min(each.median for each in result.series[1:])
+        result.ratios = [_ratio("numerics_bf16", theirs / ours_series.median)]
+    return result
+
+
+def _sides(torch: Worker, best: Mapping[str, dict[str, Any]]) -> dict[str, Callable[[], float]]:
+    return {name: steady(partial(torch.seconds, **request)) for name, request in best.items()}
+
+
+def _in_turn(
+    sides: Mapping[str, Callable[[], float]], rounds: int | None
+) -> dict[str, tuple[float, ...]]:
+    round_seconds = sum(side() for side in sides.values())  # and what is cold gets warm
+    return interleaved(sides, rounds or rounds_within(_BUDGET, round_seconds))
+
+
+def _series(
+    samples: Mapping[str, tuple[float, ...]], best: Mapping[str, dict[str, Any]]
+) -> list[Series]:
+    return [Series(name, "s", samples[name], _threads(best[name]["threads"])) for name in best]
 
 
 def best_settings(torch: Worker, case: Case, result: Result) -> dict[str, dict[str, Any]]:
@@ -86,13 +126,16 @@ def best_settings(torch: Worker, case: Case, result: Result) -> dict[str, dict[s
 
 def ratios(seconds: Mapping[str, float]) -> list[Ratio]:
     """Ours over the floor, and the better one of PyTorch's ways over ours, by dtype."""
-    found = [Ratio("blas_floor", seconds["ours"] / seconds["floor"], BARS["blas_floor"])]
+    found = [_ratio("blas_floor", seconds["ours"] / seconds["floor"])]
     for dtype in ("fp32", "bf16"):
         theirs = [value for name, value in seconds.items() if name.startswith(f"torch {dtype}")]
         if theirs:
-            name = f"torch_{dtype}"
-            found.append(Ratio(name, min(theirs) / seconds["ours"], BARS[name]))
+            found.append(_ratio(f"torch_{dtype}", min(theirs) / seconds["ours"]))
     return found
+
+
+def _ratio(name: str, value: float) -> Ratio:
+    return Ratio(name, value, BARS[name])
 
 
 def _threads(count: Any) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.random import Generator
 
 from ane_train.native import arithmetic
+from ane_train.native.engine import Context
+from ane_train.native.library import NativeError
 
 OPTIONS = arithmetic.AdamWOptions(
     learning_rate=3e-3,
@@ -33,3 +36,17 @@ def assert_close(actual: np.ndarray, expected: np.ndarray | torch.Tensor, relati
     wanted = expected.detach().numpy() if isinstance(expected, torch.Tensor) else expected
     scale = float(np.abs(wanted).max()) if wanted.size else 0.0
     np.testing.assert_allclose(actual, wanted, rtol=relative, atol=relative * scale)
+
+
+def has_bf16() -> bool:
+    """Whether this processor has the instructions of numerics bf16."""
+    try:
+        Context("bf16").close()
+    except NativeError as error:
+        if "need AVX512-BF16" not in str(error):
+            raise
+        return False
+    return True
+
+
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no AVX512-BF16")

@@ -49,7 +49,7 @@ def reference_of(
     loss.backward()
     named = dict(model.named_parameters())
     gradients = {p.name: named[p.hf_name].grad.numpy() for p in table}
-    return Reference(logits.detach().numpy(), loss.item(), gradients)
+    return Reference(logits.detach().double().numpy(), loss.item(), gradients)
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from native_arrays import needs_bf16
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,12 +30,12 @@ from bench.optimizer import adamw
 from bench.peer import new_model
 from bench.products import products, total_flops
 from bench.samples import Result, Series, interleaved, rounds_within, steady
-from bench.step import Case, micro_batch, ratios
+from bench.step import Case, micro_batch, micro_batch_bf16, ratios
 from bench.worker import ROOT, SideError, Worker, clean_environment
 
 TINY = load_model("tiny")
 NAMES = {"stories110m_b1", "stories110m_b4", "qwen3_06b_b1"}
-CASE_RATIOS = {"blas_floor", "torch_fp32", "torch_bf16", "adamw", "peak_memory"}
+CASE_RATIOS = {*("blas_floor", "torch_fp32", "torch_bf16", "numerics_bf16", "adamw", "peak_memory")}
 
 
 @pytest.mark.parametrize(("kv_heads", "batch"), [(4, 1), (2, 3), (1, 1)])
@@ -163,7 +164,7 @@ def test_the_peak_of_a_process_is_its_own() -> None:
         peak_of([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_every_case_of_the_ratios_has_all_five_of_them() -> None:
+def test_every_case_of_the_ratios_has_all_six_of_them() -> None:
     measured = {
         name: {"ratios": [{"name": each, "value": 1.0} for each in _ratios_of(name)]}
         for name in measures.MEASURES
@@ -179,6 +180,8 @@ def _ratios_of(name: str) -> set[str]:
         return {"adamw", "memory_bandwidth"}
     if name.startswith("memory"):
         return {"peak_memory", "torch_peak_memory"}
+    if name.endswith("_bf16"):
+        return {"numerics_bf16"}
     return {"blas_floor", "torch_fp32", "torch_bf16"} if name.endswith(("_b1", "_b4")) else set()
 
 
@@ -204,6 +207,14 @@ def test_a_small_micro_batch_is_measured(tmp_path: Path) -> None:
     ]
     assert all(len(each.samples) == 2 and min(each.samples) > 0 for each in result.series)
     assert {each.name for each in result.ratios} == {"blas_floor", "torch_fp32", "torch_bf16"}
+
+
+@needs_bf16
+def test_a_small_micro_batch_in_bf16_is_measured(tmp_path: Path) -> None:
+    case = Case("tiny", 2, 64, (("eager", "fp32"), ("eager", "bf16")))
+    result = micro_batch_bf16(case, tmp_path, 2)
+    assert [each.name for each in result.series] == ["ours", "torch bf16 eager"]
+    assert [each.name for each in result.ratios] == ["numerics_bf16"]
 
 
 def test_adamw_is_measured_in_seconds_and_bytes(tmp_path: Path) -> None:

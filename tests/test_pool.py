@@ -61,7 +61,7 @@ def test_options_that_make_no_sense_are_refused_with_a_text() -> None:
 
 
 def test_unknown_numerics_are_refused() -> None:
-    numerics = ffi.cast("ane_numerics", 3)
+    numerics = ffi.cast("ane_numerics", 4)
     assert open_raw(numerics=numerics)[0] == lib.ANE_ERROR_ARGUMENT
 
 

@@ -198,7 +198,7 @@ def assert_same_bits(fast: list[np.ndarray], slow: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)  # NaN equals NaN
 
 
-@pytest.fixture(scope="module", params=["fp16", "fp32", "hazard"])
+@pytest.fixture(scope="module", params=["fp16", "fp32", "bf16", "hazard"])
 def twins(request: pytest.FixtureRequest) -> tuple[Context, Context]:
     hazards = HAZARDS if request.param == "hazard" else 0
     return (

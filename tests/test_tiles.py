@@ -111,10 +111,11 @@ class Case:
 
 def assert_defined_bits(processor: Processor, native: Native, case: Case) -> None:
     """The bits of the definition as this processor computes it."""
-    defined = case.result(native, "probe_defined")
+    defined = [case.result(native, "probe_defined", bf16) for bf16 in (False, True)]
     for kernel in range(processor.call("probe_kernels")):
         options = (kernel, case.threads, case.short)
-        np.testing.assert_array_equal(case.result(processor, "probe_multiply", *options), defined)
+        wanted = defined[processor.call("probe_bf16", kernel)]
+        np.testing.assert_array_equal(case.result(processor, "probe_multiply", *options), wanted)
 
 
 def test_a_64_bit_arm_has_a_kernel() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from native_arrays import needs_bf16
 from peers import peer_of, relative_error
 from runs import TINY, ane_train, arrays, command, environment, losses, metrics, trained
 from transformers import get_cosine_schedule_with_warmup
@@ -102,6 +103,7 @@ sequence = 64
     [
         ("tiny", ("fp16",)),
         ("tiny", ("fp32",)),
+        pytest.param("tiny", ("bf16",), marks=needs_bf16),
         ("tiny", ("hazard", "--chip", "m4")),
         ("plain.toml", ("hazard", "--chip", "m4")),
         ("plain.toml", ("hazard", "--chip", "m1")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ane_train.config_values import NUMERICS
 from ane_train.errors import ConfigError, DiskError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _OPTIONS = (
     ),
     click.option(
         "--numerics",
-        type=click.Choice(("fp16", "fp32", "hazard")),
+        type=click.Choice(NUMERICS),
         default="fp16",
         show_default=True,
         help="of the software engine",

@@ -25,7 +25,12 @@ DISPATCHES = {
     "direct": lib.ANE_DISPATCH_DIRECT,
     "realtime": lib.ANE_DISPATCH_REALTIME,
 }
-NUMERICS = {"fp16": lib.ANE_FP16, "fp32": lib.ANE_FP32, "hazard": lib.ANE_HAZARD}
+NUMERICS = {
+    "fp16": lib.ANE_FP16,
+    "fp32": lib.ANE_FP32,
+    "bf16": lib.ANE_BF16,
+    "hazard": lib.ANE_HAZARD,
+}
 
 
 class _Handle:

@@ -54,6 +54,8 @@ void ane_halves_from_floats(size_t n, const float *from, uint16_t *to);
 void ane_floats_from_halves(size_t n, const uint16_t *from, float *to);
 /* Rounds floats to values that fp16 can hold, in place, kept as floats. */
 void ane_round_to_half(size_t n, float *values);
+/* The nearest number that bf16 can hold, ties to even; zero for what is subnormal in fp32. */
+float ane_round_to_bf16(float value);
 
 /* --- pool.c ------------------------------------------------------------------------------ */
 
@@ -92,8 +94,10 @@ typedef struct ane_product {
 
 typedef struct ane_tiles ane_tiles;
 
-/* NULL where there is no kernel for this processor, or no memory. */
-ane_tiles *ane_tiles_create(void);
+/* Whether there are kernels for this processor; bf16: such as round factors to it. */
+bool ane_tiles_exist(bool bf16);
+/* NULL where there are no kernels, or no memory. */
+ane_tiles *ane_tiles_create(bool bf16);
 void ane_tiles_free(ane_tiles *tiles);
 const char *ane_tiles_name(const ane_tiles *tiles); /* the instruction set */
 /* k > 0. The bits are the same for every number of threads. May be called from several threads at a
@@ -108,8 +112,9 @@ typedef struct ane_blas ane_blas;
 /* dlopen()s the library and finds cblas_sgemm under its known names (cblas_sgemm,
  * scipy_cblas_sgemm); its own threads are set to 1. Where there are tiles for the processor, they
  * take all products but narrow ones. path NULL: the reference, three plain loops with a float
- * accumulator. */
-ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *error);
+ * accumulator. bf16: factors are rounded to it, by the tiles (which take all products then) or the
+ * reference; an error where there are neither. */
+ane_status ane_blas_open(const char *path, bool bf16, ane_blas **blas, ane_error_info *error);
 void ane_blas_free(ane_blas *blas);
 const char *ane_blas_name(const ane_blas *blas);
 /* Whether operands may be fp16. */

@@ -23,6 +23,7 @@ struct ane_blas {
     void *library; /* NULL: the reference */
     cblas_sgemm_function *sgemm;
     ane_tiles *tiles; /* NULL: none for this processor, or the reference was asked for */
+    bool bf16;        /* factors are rounded to it */
     char name[96];
 };
 
@@ -69,7 +70,11 @@ static ane_status open_library(ane_blas *blas, const char *path, ane_error_info 
         return ane_fail(error, ANE_ERROR_SYSTEM, "%s has no cblas_sgemm with 32-bit sizes", path);
     use_one_thread(blas->library);
     name_library(blas, path);
-    blas->tiles = ane_tiles_create();
+    blas->tiles = ane_tiles_create(blas->bf16);
+    if (blas->bf16 && !blas->tiles)
+        return ane_fail(error, ANE_ERROR_MISSING,
+                        "numerics bf16 need AVX512-BF16, which this processor lacks; "
+                        "use fp16");
     size_t length = strlen(blas->name);
     if (blas->tiles)
         snprintf(blas->name + length, sizeof blas->name - length, " + %s tiles",
@@ -77,10 +82,11 @@ static ane_status open_library(ane_blas *blas, const char *path, ane_error_info 
     return ANE_OK;
 }
 
-ane_status ane_blas_open(const char *path, ane_blas **blas, ane_error_info *error) {
+ane_status ane_blas_open(const char *path, bool bf16, ane_blas **blas, ane_error_info *error) {
     *blas = NULL;
     ane_blas *opened = ane_alloc(1, sizeof *opened);
     if (!opened) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for the BLAS handle");
+    opened->bf16 = bf16;
     ane_status status = ANE_OK;
     if (path)
         status = open_library(opened, path, error);
@@ -135,14 +141,25 @@ static void reference_sums(const ane_product *product, size_t row, size_t column
     }
 }
 
-static void reference_gemm(const ane_product *product) {
+/* The same of factors that are rounded to bf16. */
+static void reference_sums_bf16(const ane_product *product, size_t row, size_t column,
+                                size_t columns, float *sums) {
+    size_t k = product->alpha == 0.0f ? 0 : product->k;
+    for (size_t i = 0; i < k; i++) {
+        float left = ane_round_to_bf16(element(product->a, row, i));
+        for (size_t j = 0; j < columns; j++)
+            sums[j] += left * ane_round_to_bf16(element(product->b, i, column + j));
+    }
+}
+
+static void reference_gemm(const ane_product *product, bool bf16) {
     float alpha = product->alpha, beta = product->beta;
     for (size_t row = 0; row < product->m; row++) {
         for (size_t column = 0; column < product->n; column += REFERENCE_COLUMNS) {
             size_t left = product->n - column;
             size_t columns = left < REFERENCE_COLUMNS ? left : REFERENCE_COLUMNS;
             float sums[REFERENCE_COLUMNS] = {0};
-            reference_sums(product, row, column, columns, sums);
+            (bf16 ? reference_sums_bf16 : reference_sums)(product, row, column, columns, sums);
             float *out = product->c + row * product->ldc + column;
             for (size_t j = 0; j < columns; j++)
                 out[j] = alpha * sums[j] + (beta == 0.0f ? 0.0f : beta * out[j]);
@@ -175,7 +192,7 @@ static void library_gemm(const ane_blas *blas, const ane_product *product) {
                     b.transposed ? TRANSPOSE : NO_TRANSPOSE, (int)m, (int)n, (int)k, product->alpha,
                     a.data, lda, b.data, ldb, product->beta, product->c, ldc);
     else
-        reference_gemm(product);
+        reference_gemm(product, blas->bf16);
     for (size_t row = 0; product->rounds && row < m; row++)
         ane_round_to_half(n, product->c + row * product->ldc);
 }
@@ -187,7 +204,7 @@ static void library_gemm(const ane_blas *blas, const ane_product *product) {
 static bool tiles_take(const ane_blas *blas, const ane_product *product) {
     bool half = product->a.half || product->b.half;
     bool suits = product->m >= TILES_ROWS && product->n >= TILES_COLUMNS;
-    return blas->tiles && product->k > 0 && product->alpha != 0.0f && (suits || half);
+    return blas->tiles && product->k > 0 && product->alpha != 0.0f && (suits || half || blas->bf16);
 }
 
 void ane_blas_gemm(const ane_blas *blas, const ane_product *product) {

@@ -1,4 +1,5 @@
-/* fp16.c: conversions between IEEE binary16 and binary32, rounding to nearest even. The scalar
+/* fp16.c: conversions between IEEE binary16 and binary32, rounding to nearest even; also to bf16.
+ * The scalar
  * functions are the definition; every array function gives the same bits. NaNs come out quiet with
  * the upper bits of their payload, as the conversion instructions of x86 and ARM do it. */
 #include "base.h"
@@ -11,6 +12,7 @@
 
 #define FLOAT_INFINITY 0x7f800000u
 #define FLOAT_QUIET 0x00400000u
+#define LEAST_NORMAL_FLOAT 0x00800000u
 #define HALF_INFINITY 0x7c00u
 #define HALF_QUIET 0x0200u
 #define EXPONENT_SHIFT 13                      /* bits of fraction that fp16 lacks */
@@ -47,6 +49,14 @@ uint16_t ane_half_from_float(float value) {
     uint32_t odd = magnitude >> EXPONENT_SHIFT & 1u;
     uint32_t rounded = magnitude - BIAS_DIFFERENCE + 0xfffu + odd; /* a carry may reach infinity */
     return (uint16_t)(sign | rounded >> EXPONENT_SHIFT);
+}
+
+float ane_round_to_bf16(float value) {
+    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
+    if (magnitude > FLOAT_INFINITY) return float_of((bits | FLOAT_QUIET) & 0xffff0000u);
+    if (magnitude < LEAST_NORMAL_FLOAT) return float_of(bits & 0x80000000u);
+    uint32_t odd = bits >> 16 & 1u;
+    return float_of((bits + 0x7fffu + odd) & 0xffff0000u);
 }
 
 float ane_float_from_half(uint16_t bits) {

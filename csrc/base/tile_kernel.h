@@ -158,6 +158,7 @@ static const tile_kernel NAME(kernel) = {
     .name = TITLE,
     .rows = ROWS,
     .columns = COLUMNS,
+    .terms = 1,
     .pack_left = NAME(pack_left),
     .pack_right = NAME(pack_right),
     .multiply = NAME(multiply),

@@ -60,7 +60,10 @@ static inline void prefetch(const operand *from, size_t at, bool half) {
 #define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #include "tile_kernel.h"
 
-static const tile_kernel *best_kernel(void) {
+#include "tile_pairs.h"
+
+static const tile_kernel *best_kernel(bool bf16) {
+    if (bf16) return __builtin_cpu_supports("avx512bf16") ? &kernel_bf16 : NULL;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
         return &kernel_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kernel_avx2;
@@ -85,15 +88,16 @@ static const tile_kernel *best_kernel(void) {
 #define HIGH(a, b) vzip2q_f32(a, b)
 #include "tile_kernel.h"
 
-static const tile_kernel *best_kernel(void) {
-    return &kernel_neon;
+static const tile_kernel *best_kernel(bool bf16) {
+    return bf16 ? NULL : &kernel_neon;
 }
 
 #endif
 
 #else
 
-static const tile_kernel *best_kernel(void) {
+static const tile_kernel *best_kernel(bool bf16) {
+    (void)bf16;
     return NULL;
 }
 

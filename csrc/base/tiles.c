@@ -3,12 +3,13 @@
  * exists anywhere. The operand on the shorter side of the result is packed once for all threads,
  * the other in groups of panels by whoever multiplies them. Every element of a result is the sum of
  * equal blocks of depth, each summed by fused multiply-adds in their order, so its bits depend
- * neither on the kernel nor on how a product is cut among threads. */
+ * neither on the kernel nor on how a product is cut among threads. With bf16, factors are rounded
+ * to it as they are packed, two of them make a word of a panel, and a block has twice the depth. */
 #include "base.h"
 
 #include <string.h>
 
-#define BLOCK_DEPTH 256   /* terms of one block: a panel of each side stays in first-level cache */
+#define BLOCK_WORDS 256   /* of a block's depth: a panel of each side stays in first-level cache */
 #define GROUP_LANES 128   /* rows or columns that a task packs and multiplies at a time */
 #define SHARED_LANES 1024 /* on the shared side: panels of one block stay in the caches */
 #define SHARED_FLOATS ((size_t)1 << 20)
@@ -37,9 +38,10 @@ typedef struct tile_finish {
 typedef struct tile_kernel {
     const char *name;
     size_t rows, columns; /* of a tile */
+    size_t terms;         /* in a word of a panel */
     void (*pack_left)(const operand *from, float *to);
     void (*pack_right)(const operand *from, float *to);
-    void (*multiply)(size_t depth, const float *left, const float *right, float *sums);
+    void (*multiply)(size_t words, const float *left, const float *right, float *sums);
     void (*store)(const float *sums, const tile_finish *how, float *out, size_t stride);
 } tile_kernel;
 
@@ -47,8 +49,8 @@ typedef struct tile_kernel {
 
 /* --- memory for panels --- */
 
-#define SPARE_FLOATS (BLOCK_DEPTH * MOST_COLUMNS)
-#define GROUP_FLOATS (BLOCK_DEPTH * GROUP_LANES)
+#define SPARE_FLOATS (BLOCK_WORDS * MOST_COLUMNS)
+#define GROUP_FLOATS (BLOCK_WORDS * GROUP_LANES)
 
 /* Begins with the next one while it is idle. */
 typedef struct buffer {
@@ -64,11 +66,15 @@ struct ane_tiles {
 bool ane_reads_halves(const ane_options *options) {
     return options && options->blas_path && !options->reference &&
            options->engine == ANE_SOFTWARE && options->numerics != ANE_FP32 &&
-           best_kernel() != NULL;
+           ane_tiles_exist(options->numerics == ANE_BF16);
 }
 
-ane_tiles *ane_tiles_create(void) {
-    const tile_kernel *best = best_kernel();
+bool ane_tiles_exist(bool bf16) {
+    return best_kernel(bf16) != NULL;
+}
+
+ane_tiles *ane_tiles_create(bool bf16) {
+    const tile_kernel *best = best_kernel(bf16);
     ane_tiles *tiles = best ? ane_alloc(1, sizeof *tiles) : NULL;
     if (!tiles) return NULL;
     tiles->kernel = best;
@@ -118,7 +124,7 @@ static void give(ane_tiles *tiles, buffer **idle, void *given) {
 typedef struct block {
     const tile_kernel *kernel;
     const float *left, *right; /* panels */
-    size_t rows, columns, depth;
+    size_t rows, columns, words;
     tile_finish finish;
     float *out;
     size_t stride;
@@ -149,13 +155,13 @@ static void run_block(const block *at) {
     const tile_kernel *kernel = at->kernel;
     _Alignas(64) float sums[MOST_ROWS * MOST_COLUMNS];
     for (size_t column = 0; column < at->columns; column += kernel->columns) {
-        const float *right = at->right + column * at->depth;
+        const float *right = at->right + column * at->words;
         size_t columns = at->columns - column;
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
             float *out = at->out + row * at->stride + column;
             size_t rows = at->rows - row;
             fetch_result(at, out);
-            kernel->multiply(at->depth, at->left + row * at->depth, right, sums);
+            kernel->multiply(at->words, at->left + row * at->words, right, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, out, at->stride);
             else
@@ -213,10 +219,15 @@ static size_t terms_at(const tiles_run *run, size_t depth) {
     return least(run->step, run->depth_end - depth);
 }
 
+/* Of its depth, in panels. */
+static size_t words_of(const tiles_run *run, size_t terms) {
+    return parts(terms, run->tiles->kernel->terms);
+}
+
 /* Panels of the shared side of the block at `depth`. */
 static float *shared_at(const tiles_run *run, size_t depth) {
     size_t lanes = rounded_up(run->end - run->begin, width_of(run, run->shares_left));
-    return run->shared + (depth - run->depth) * lanes;
+    return run->shared + words_of(run, depth - run->depth) * lanes;
 }
 
 /* Rows of the left operand, or columns of the right one, of the block at `depth`. */
@@ -239,7 +250,8 @@ static void pack_shared(void *argument, size_t index) {
     size_t lanes = group_of(run, run->shares_left), groups = parts(run->end - run->begin, lanes);
     size_t first = run->begin + index % groups * lanes;
     size_t depth = run->depth + index / groups * run->step;
-    float *to = shared_at(run, depth) + (first - run->begin) * terms_at(run, depth);
+    size_t words = words_of(run, terms_at(run, depth));
+    float *to = shared_at(run, depth) + (first - run->begin) * words;
     pack(run, run->shares_left, first, least(first + lanes, run->end), depth, to);
 }
 
@@ -249,13 +261,13 @@ static void multiply_group(const tiles_run *run, size_t first, size_t end, size_
     const ane_product *product = run->product;
     const float *shared = shared_at(run, depth);
     block at = {.kernel = run->tiles->kernel, .stride = product->ldc};
-    at.depth = terms_at(run, depth);
+    at.words = words_of(run, terms_at(run, depth));
     at.left = run->shares_left ? shared : group;
     at.right = run->shares_left ? group : shared;
     at.rows = run->shares_left ? run->end - run->begin : end - first;
     at.columns = run->shares_left ? end - first : run->end - run->begin;
     at.finish = (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f,
-                              product->rounds && depth + at.depth == product->k};
+                              product->rounds && depth + terms_at(run, depth) == product->k};
     at.out = product->c + (run->shares_left ? run->begin * product->ldc + first
                                             : first * product->ldc + run->begin);
     run_block(&at);
@@ -288,7 +300,7 @@ static size_t strip_of(const tiles_run *run, const ane_pool *pool) {
 
 static void run_side(tiles_run *run, ane_pool *pool, size_t room) {
     size_t lanes = rounded_up(run->end - run->begin, width_of(run, run->shares_left));
-    size_t most = room / (lanes * run->step) * run->step;
+    size_t most = room / (lanes * words_of(run, run->step)) * run->step;
     for (run->depth = 0; run->depth < run->product->k; run->depth = run->depth_end) {
         run->depth_end = least(run->product->k, run->depth + most);
         size_t groups = parts(run->end - run->begin, group_of(run, run->shares_left));
@@ -304,7 +316,9 @@ void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *pro
     tiles_run run = {.tiles = tiles, .product = product, .shares_left = product->m < product->n};
     float *taken = take(tiles, &tiles->shared, SHARED_FLOATS);
     run.shared = taken ? taken : spare;
-    run.step = parts(product->k, parts(product->k, BLOCK_DEPTH));
+    size_t terms = tiles->kernel->terms;
+    run.step = parts(product->k, parts(product->k, BLOCK_WORDS * terms));
+    run.step = rounded_up(run.step, terms);
     size_t side = run.shares_left ? product->m : product->n;
     size_t width = width_of(&run, run.shares_left);
     size_t lanes = rounded_up(parts(side, parts(side, taken ? SHARED_LANES : width)), width);

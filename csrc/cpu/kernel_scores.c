@@ -50,12 +50,14 @@ static float largest_of(const mil_view *view, mil_operand_source storage) {
     return largest;
 }
 
+#define ROUNDING 1.01f /* what both factors may gain by bf16 */
+
 /* Whether all products are less than the limit: none is more than its depth times the largest of
  * both factors. */
 static bool stays_below(const scores_run *run, float limit) {
     if (limit == 0.0f || run->a.half || run->b.half) return false;
     float a = largest_of(&run->product->a, run->a), b = largest_of(&run->product->b, run->b);
-    return (float)run->k * a * b < limit;
+    return (float)run->k * a * b * ROUNDING < limit;
 }
 
 /* --- rows --- */

@@ -35,6 +35,7 @@ static size_t stored_matrix(const mil_plan *plan, size_t weight, size_t *scale) 
     const mil_program *program = plan->program;
     const mil_value *value = &program->values[weight];
     *scale = MIL_NONE;
+    if (plan->numerics == ANE_BF16) return MIL_NONE; /* its factors are rounded */
     if (value->record) return value->type.dtype == MIL_FP16 ? weight : MIL_NONE;
     if (value->producer == MIL_NONE || plan->numerics == ANE_FP32) return MIL_NONE;
     const mil_op *op = &program->ops[value->producer];
@@ -150,8 +151,9 @@ static size_t leading(const mil_type *type) {
 bool mil_lower_packed_matmul(mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     const mil_type *x = mil_input_type(program, op, 0), *y = mil_input_type(program, op, 1);
-    if (x->rank < 2 || y->rank != x->rank || x->dtype != MIL_FP16 ||
-        mil_integer(program, op, 2, 0) || lowering->plan->constants[op->inputs[1]])
+    if (lowering->plan->numerics == ANE_BF16 || x->rank < 2 || y->rank != x->rank ||
+        x->dtype != MIL_FP16 || mil_integer(program, op, 2, 0) ||
+        lowering->plan->constants[op->inputs[1]])
         return false;
     size_t rank = x->rank, batch = leading(y), rows = y->dim[rank - 2], columns = y->dim[rank - 1];
     if (leading(x) != batch || x->dim[rank - 2] > MOST_ROWS) return false;

@@ -16,10 +16,12 @@ typedef struct operand {
     const void *data;
     mil_type type; /* of rank 2 or more */
     bool transposed;
+    bool bf16; /* elements are rounded to it */
 } operand;
 
 static operand operand_of(const mil_evaluation *call, size_t slot, bool transposed) {
-    operand out = {call->data[call->op->inputs[slot]], *mil_slot_type(call, slot), transposed};
+    operand out = {call->data[call->op->inputs[slot]], *mil_slot_type(call, slot), transposed,
+                   call->numerics == ANE_BF16};
     if (out.type.rank > 1) return out;
     out.type.rank = 2;
     out.type.dim[1] = slot == 0 ? out.type.dim[0] : 1;
@@ -51,6 +53,11 @@ static size_t columns_of(const operand *x) {
     return x->type.dim[x->type.rank - (x->transposed ? 2 : 1)];
 }
 
+static float factor(const operand *x, size_t index) {
+    float value = ((const float *)x->data)[index];
+    return x->bf16 ? ane_round_to_bf16(value) : value;
+}
+
 static void multiply(const operand *x, size_t x_offset, const operand *y, size_t y_offset,
                      bool is_float, void *out) {
     size_t m = rows_of(x), k = columns_of(x), n = columns_of(y);
@@ -62,7 +69,7 @@ static void multiply(const operand *x, size_t x_offset, const operand *y, size_t
                 size_t a = x_offset + element_offset(x, row, i);
                 size_t b = y_offset + element_offset(y, i, column);
                 if (is_float)
-                    sum += ((const float *)x->data)[a] * ((const float *)y->data)[b];
+                    sum += factor(x, a) * factor(y, b);
                 else
                     whole = mil_int_add(whole, mil_int_mul(((const int32_t *)x->data)[a],
                                                            ((const int32_t *)y->data)[b]));
@@ -118,6 +125,7 @@ ane_status mil_reference_conv(const mil_evaluation *call) {
     const int32_t *strides = (const int32_t *)mil_slot_floats(call, 3);
     size_t groups = (size_t)mil_integer(call->program, call->op, 7, 1);
     size_t channels = from->dim[1] / groups, outputs = to->dim[1] / groups;
+    bool bf16 = call->numerics == ANE_BF16;
     float *out = mil_result(call);
     for (size_t index = 0; index < mil_elements(to); index++) {
         size_t at[MIL_MAX_RANK], source[MIL_MAX_RANK];
@@ -128,7 +136,8 @@ ane_status mil_reference_conv(const mil_evaluation *call) {
         float sum = 0.0f;
         for (size_t c = 0; c < channels; c++) {
             source[1] = at[1] / outputs * channels + c;
-            sum += weight[at[1] * channels + c] * x[mil_ravel(from, source)];
+            float left = weight[at[1] * channels + c], right = x[mil_ravel(from, source)];
+            sum += bf16 ? ane_round_to_bf16(left) * ane_round_to_bf16(right) : left * right;
         }
         out[index] = bias ? sum + bias[at[1]] : sum;
     }

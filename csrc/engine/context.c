@@ -36,7 +36,7 @@ static size_t available_cores(void) {
 }
 
 static ane_status check_options(const ane_options *options, ane_error_info *error) {
-    if ((unsigned)options->numerics > ANE_HAZARD)
+    if ((unsigned)options->numerics > ANE_BF16)
         return ane_fail(error, ANE_ERROR_ARGUMENT, "numerics %d are not known",
                         (int)options->numerics);
     if (options->hazards & ~(unsigned)ALL_HAZARDS)
@@ -108,7 +108,8 @@ static ane_status start_context(ane_context *context, const char *blas_path,
     context->pool = ane_pool_create(threads);
     if (!context->pool)
         return ane_fail(error, ANE_ERROR_SYSTEM, "cannot start %zu threads", threads);
-    return ane_blas_open(blas_path, &context->blas, error);
+    bool bf16 = context->options.numerics == ANE_BF16;
+    return ane_blas_open(blas_path, bf16, &context->blas, error);
 }
 
 static ane_status start_engine(ane_context *context, const ane_options *options,

@@ -1,0 +1,158 @@
+/* tile_pairs.h: what tiles.c does in registers with AVX512-BF16. Two neighbours in depth make a
+ * word of a panel, each rounded to bf16, subnormal floats to zero; sums are fp32. Tiles are those
+ * of the AVX-512 kernel, with words for floats, and are stored as there. */
+
+#define PAIRS __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")))
+#define WHOLE static inline __attribute__((always_inline)) PAIRS
+
+/* Up to 16 elements that lie side by side; zeros where there are less. */
+WHOLE __m512 load_some(const operand *from, size_t at, size_t count, bool half) {
+    __mmask16 wanted = (__mmask16)(count < 16 ? (1u << count) - 1 : 0xffffu);
+    if (!half) return _mm512_maskz_loadu_ps(wanted, (const float *)from->data + at);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(wanted, (const uint16_t *)from->data + at));
+}
+
+/* A word of each of 16 rows or columns, from `first` on, at its places in panels of `width`. */
+WHOLE void put_words(const operand *from, __m512i words, size_t width, size_t first, size_t at,
+                     float *to) {
+    size_t depth = (from->depth + 1) / 2, inside = first % width;
+    float *panel = to + (first - inside) * depth + at * width + inside;
+    if (width >= 16) {
+        _mm512_storeu_si512(panel, words);
+    } else {
+        _mm256_storeu_si256((__m256i *)panel, _mm512_castsi512_si256(words));
+        if (first + 8 < from->length)
+            _mm256_storeu_si256((__m256i *)(panel + 8 * depth),
+                                _mm512_extracti64x4_epi64(words, 1));
+    }
+}
+
+/* Elements lie side by side in the direction of the panels: two depths become one of words. */
+WHOLE void pair_depths(const operand *from, bool half, size_t width, size_t at, size_t first,
+                       float *to) {
+    size_t source = 2 * at * from->stride + first, count = from->length - first;
+    bool paired = 2 * at + 1 < from->depth;
+    prefetch(from, source + AHEAD * from->stride, half);
+    prefetch(from, source + (AHEAD + 1) * from->stride, half);
+    __m512 even = load_some(from, source, count, half);
+    __m512 odd = load_some(from, source + from->stride, paired ? count : 0, half);
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+    __m512i words = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    put_words(from, words, width, first, at, to);
+}
+
+WHOLE void pair_along(const operand *from, bool half, size_t width, float *to) {
+    size_t words = (from->depth + 1) / 2;
+    for (size_t begin = 0; begin < words; begin += DEPTHS)
+        for (size_t first = 0; first < from->length; first += 16)
+            for (size_t at = begin; at < words && at < begin + DEPTHS; at++)
+                pair_depths(from, half, width, at, first, to);
+}
+
+/* Transposes the four blocks of 4 by 4 of four rows, each where it is. */
+WHOLE void turn_quarters(__m512 *row) {
+    __m512 a = _mm512_unpacklo_ps(row[0], row[1]), b = _mm512_unpackhi_ps(row[0], row[1]);
+    __m512 c = _mm512_unpacklo_ps(row[2], row[3]), d = _mm512_unpackhi_ps(row[2], row[3]);
+    row[0] = _mm512_shuffle_ps(a, c, 0x44);
+    row[1] = _mm512_shuffle_ps(a, c, 0xee);
+    row[2] = _mm512_shuffle_ps(b, d, 0x44);
+    row[3] = _mm512_shuffle_ps(b, d, 0xee);
+}
+
+/* Transposes 16 by 16 words. */
+WHOLE void turn_words(__m512 *row) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 16; i += 4) turn_quarters(row + i);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+        __m512 a = _mm512_shuffle_f32x4(row[i], row[i + 4], 0x88);
+        __m512 b = _mm512_shuffle_f32x4(row[i], row[i + 4], 0xdd);
+        __m512 c = _mm512_shuffle_f32x4(row[i + 8], row[i + 12], 0x88);
+        __m512 d = _mm512_shuffle_f32x4(row[i + 8], row[i + 12], 0xdd);
+        row[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        row[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        row[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        row[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+}
+
+/* Elements lie side by side in the direction of depth: 16 rows by 32 depths. */
+WHOLE void pair_block(const operand *from, bool half, size_t width, size_t first, size_t depth,
+                      float *to) {
+    size_t count = from->length - first, left = from->depth - depth;
+    __m512 words[16];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++) {
+        size_t at = (first + i) * from->stride + depth;
+        __m512 low = load_some(from, at, i < count ? left : 0, half);
+        __m512 high = load_some(from, at + 16, i < count && left > 16 ? left - 16 : 0, half);
+        words[i] = (__m512)_mm512_cvtne2ps_pbh(high, low);
+    }
+    turn_words(words);
+    size_t begin = depth / 2, end = (from->depth + 1) / 2;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++)
+        if (begin + i < end) put_words(from, (__m512i)words[i], width, first, begin + i, to);
+}
+
+WHOLE void pair_across(const operand *from, bool half, size_t width, float *to) {
+    for (size_t first = 0; first < from->length; first += 16)
+        for (size_t depth = 0; depth < from->depth; depth += 32)
+            pair_block(from, half, width, first, depth, to);
+}
+
+WHOLE void pack_pairs(const operand *from, size_t width, float *to) {
+    if (from->half && from->across)
+        pair_across(from, true, width, to);
+    else if (from->half)
+        pair_along(from, true, width, to);
+    else if (from->across)
+        pair_across(from, false, width, to);
+    else
+        pair_along(from, false, width, to);
+}
+
+PAIRS static void pack_left_bf16(const operand *from, float *to) {
+    pack_pairs(from, 8, to);
+}
+
+PAIRS static void pack_right_bf16(const operand *from, float *to) {
+    pack_pairs(from, 32, to);
+}
+
+/* sums[8][32] of a panel of 8 by one of 32. */
+PAIRS static void multiply_bf16(size_t words, const float *left, const float *right, float *sums) {
+    __m512 total[8][2];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) total[i][0] = total[i][1] = _mm512_setzero_ps();
+    for (size_t p = 0; p < words; p++, left += 8, right += 32) {
+        __m512bh first = (__m512bh)_mm512_loadu_ps(right);
+        __m512bh second = (__m512bh)_mm512_loadu_ps(right + 16);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++) {
+            __m512bh both = (__m512bh)_mm512_set1_ps(left[i]);
+            total[i][0] = _mm512_dpbf16_ps(total[i][0], both, first);
+            total[i][1] = _mm512_dpbf16_ps(total[i][1], both, second);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) {
+        _mm512_storeu_ps(sums + 32 * i, total[i][0]);
+        _mm512_storeu_ps(sums + 32 * i + 16, total[i][1]);
+    }
+}
+
+static const tile_kernel kernel_bf16 = {
+    .name = "AVX512-BF16",
+    .rows = 8,
+    .columns = 32,
+    .terms = 2,
+    .pack_left = pack_left_bf16,
+    .pack_right = pack_right_bf16,
+    .multiply = multiply_bf16,
+    .store = store_avx512,
+};
+
+#undef PAIRS
+#undef WHOLE
