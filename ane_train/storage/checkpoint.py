@@ -17,6 +17,7 @@ from typing import Any
 
 from ane_train.errors import CheckpointError
 from ane_train.storage import durable
+from ane_train.storage.direct_file import DirectFile
 from ane_train.storage.tensor_file import (
     Array,
     FileRecord,
@@ -101,7 +102,7 @@ def _write_tensors(
     metadata = {"format": "pt", "step": str(content.step), "model": content.model}
     with ExitStack() as stack:
         files = {
-            kind: stack.enter_context(open(_tensor_file(folder, kind), "xb", buffering=0))
+            kind: stack.enter_context(DirectFile(_tensor_file(folder, kind)))
             for kind in content.tensors
         }
         records = {
@@ -110,7 +111,7 @@ def _write_tensors(
         }
         on_read()
         for file in files.values():
-            durable.synchronize(file.fileno())
+            file.synchronize()
     return records
 
 

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ane_train.storage.durable import synchronize
+from ane_train.storage.direct_file import DirectFile
 
 Array = npt.NDArray[Any]
 
-# Bytes; few enough for the checksum to find them in a cache. Larger writes fill that of Linux in
-# larger pages, which took as long, or three times as long where fresh memory was slow to come.
-_CHUNK = 1 << 20
+# Bytes; few enough for the copy that is written to be made while they are in a cache.
+_CHUNK = 1 << 18
 _LARGEST_HEADER = 100_000_000
 _DTYPES = MappingProxyType({"<f4": "F32", "<f2": "F16", "<f8": "F64", "<i4": "I32", "<i8": "I64"})
 
@@ -55,27 +54,28 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> FileRecord:
     """Writes C-contiguous arrays to a new file and waits until they are on the disk. OSError."""
-    with open(path, "xb", buffering=0) as file:
+    with DirectFile(path) as file:
         record = put_tensors(file, tensors, metadata)
-        synchronize(file.fileno())
+        file.synchronize()
     return record
 
 
 def put_tensors(
-    file: io.FileIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+    file: DirectFile, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> FileRecord:
-    """Writes C-contiguous arrays to a new, open file, for the caller to synchronise. OSError.
+    """Writes C-contiguous arrays to a new file and finishes it; the caller synchronises. OSError.
 
     The system has all of their bytes when this returns, so that they may change from then on.
     """
     rows = [(name, _DTYPES[a.dtype.str], a.shape, a.nbytes) for name, a in tensors.items()]
     header = encode_header(rows, metadata)
     size, checksum = len(header), zlib.crc32(header)
-    _write_all(file, memoryview(header))
+    file.write(header)
     for array in tensors.values():
         for chunk in _chunks(array):
-            _write_all(file, chunk)
+            file.write(chunk)
             size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    file.finish()
     return FileRecord(size, checksum)
 
 
@@ -189,9 +189,3 @@ def _chunks(array: Array) -> Iterator[memoryview]:
     view = array.reshape(-1).view(np.uint8).data
     for begin in range(0, len(view), _CHUNK):
         yield view[begin : begin + _CHUNK]
-
-
-def _write_all(file: io.FileIO, content: memoryview) -> None:
-    while content:
-        written = file.write(content)
-        content = content[written:]
