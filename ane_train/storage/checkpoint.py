@@ -78,8 +78,8 @@ def step_of(name: str) -> int | None:
 def write_checkpoint(folder: Path, content: Content, on_read: Callable[[], object]) -> None:
     """Writes a new folder and waits until all of it is on the disk. OSError if that fails.
 
-    `on_read` is called as soon as the tensors may change: the system has their bytes then, and
-    waiting for the disk, which takes the longest, is still to come.
+    `on_read` is called as soon as the tensors may change: the system has their bytes then, though
+    they need not be on the disk.
     """
     state: dict[str, Any] = {"format": FORMAT, "step": content.step, "model": content.model}
     state["values"] = dict(content.values)

@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,8 @@ import numpy.typing as npt
 
 from ane_train.storage.durable import synchronize
 
-BUFFER = 2 << 20  # bytes; a multiple of any block, and enough for a disk to be at its best
+# Bytes; a multiple of any block. Beside training, smaller ones wait more often for a processor.
+BUFFER = 8 << 20
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -105,8 +107,11 @@ class DirectFile:
 
 
 def _aligned_buffer() -> npt.NDArray[Any]:
-    """Fresh pages, which take no memory before they are filled."""
+    """Fresh pages, which take no memory before they are filled; large ones come more quickly."""
     pages = mmap.mmap(-1, BUFFER, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # from systems that are built without
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Files of named arrays in the safetensors format, written and read without a copy in memory.
+"""Files of named arrays in the safetensors format, written and read with no whole copy in memory.
 
 The format: the header's length as 8 little-endian bytes, a JSON header (name, dtype, shape, place),
 then the arrays' bytes without gaps. The safetensors library is not used here because a checkpoint
