@@ -277,9 +277,10 @@ typedef struct ane_stretch {
     bool decays; /* whether weight decay acts on them */
 } ane_stretch;
 
-/* Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), in place; same order of
- * operations as torch.optim.AdamW. Only the stretches change, which come in rising order and do not
- * overlap: all of them in one pass, since each pass waits for its slowest thread. */
+/* Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), in place; the order of
+ * operations is torch.optim.AdamW's, with the product by an inverse for one division. Only the
+ * stretches change, which come in rising order and do not overlap: all of them in one pass, since
+ * each pass waits for its slowest thread. */
 ane_status ane_adamw(ane_context *context, const ane_adamw_options *options, size_t count,
                      const ane_stretch *stretches, float *weight, const float *gradient,
                      float *first_moment, float *second_moment);

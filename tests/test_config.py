@@ -22,8 +22,9 @@ from ane_train.config import (
 )
 from ane_train.config_rules import contradiction
 from ane_train.config_text import json_schema, markdown, read_file, to_toml
-from ane_train.config_values import is_optional, kind_of, setting_of, written
+from ane_train.config_values import NUMERICS, is_optional, kind_of, setting_of, written
 from ane_train.errors import ConfigError
+from ane_train.native import engine
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
@@ -373,3 +374,7 @@ def test_the_documentation_has_one_row_for_each_setting():
     rows = [line for line in markdown().splitlines() if line.startswith("| `--")]
     assert [row.split("`")[1] for row in rows] == ["--" + name.replace("_", "-") for name in FIELDS]
     assert all(row.count("|") == 5 for row in rows)
+
+
+def test_every_numerics_of_the_core_can_be_chosen() -> None:
+    assert set(NUMERICS) == set(engine.NUMERICS)

@@ -227,10 +227,11 @@ def adamw(
     stretches: Sequence[Stretch] | None = None,
     **options: Unpack[AdamWOptions],
 ) -> None:
-    """Updates the weight and both moments in place, in torch.optim.AdamW's order of operations.
+    """Updates the weight and both moments in place, as torch.optim.AdamW does.
 
-    Of flat arrays that hold many parameters, `stretches` names those that change, in rising order;
-    without it all elements of arrays of any shape change, and decay.
+    In its order of operations but for one division, which is a product by the inverse and may
+    differ in the last bit. Of flat arrays that hold many parameters, `stretches` names those that
+    change, in rising order; without it all elements of arrays of any shape change, and decay.
     """
     wrong = AdamWOptions.__required_keys__ ^ options.keys()
     if wrong:

@@ -94,9 +94,8 @@ typedef struct ane_product {
 
 typedef struct ane_tiles ane_tiles;
 
-/* Whether there are kernels for this processor; bf16: such as round factors to it. */
-bool ane_tiles_exist(bool bf16);
-/* NULL where there are no kernels, or no memory. */
+/* bf16: kernels that round factors to it. NULL where there are none for this processor, or no
+ * memory. */
 ane_tiles *ane_tiles_create(bool bf16);
 void ane_tiles_free(ane_tiles *tiles);
 const char *ane_tiles_name(const ane_tiles *tiles); /* the instruction set */

@@ -66,11 +66,7 @@ struct ane_tiles {
 bool ane_reads_halves(const ane_options *options) {
     return options && options->blas_path && !options->reference &&
            options->engine == ANE_SOFTWARE && options->numerics != ANE_FP32 &&
-           ane_tiles_exist(options->numerics == ANE_BF16);
-}
-
-bool ane_tiles_exist(bool bf16) {
-    return best_kernel(bf16) != NULL;
+           best_kernel(options->numerics == ANE_BF16) != NULL;
 }
 
 ane_tiles *ane_tiles_create(bool bf16) {
