@@ -19,6 +19,7 @@
 #define AHEAD 16                /* rows that are on their way from memory meanwhile */
 #define MOST_ROWS 16            /* of a tile */
 #define MOST_COLUMNS 64
+#define CACHE_LINE 64
 
 /* A part of a matrix on its way into panels: `length` along which panels lie, by `depth`. */
 typedef struct operand {
@@ -117,6 +118,18 @@ static void give(ane_tiles *tiles, buffer **idle, void *given) {
 
 /* --- blocks --- */
 
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static size_t parts(size_t whole, size_t part) {
+    return (whole + part - 1) / part;
+}
+
+static size_t rounded_up(size_t count, size_t unit) {
+    return parts(count, unit) * unit;
+}
+
 typedef struct block {
     const tile_kernel *kernel;
     const float *left, *right; /* panels */
@@ -124,6 +137,7 @@ typedef struct block {
     tile_finish finish;
     float *out;
     size_t stride;
+    operand next; /* what the same thread packs after it, perhaps */
 } block;
 
 /* A tile at the edge of the result: only a part of its sums is wanted. */
@@ -147,8 +161,21 @@ static inline void fetch_result(const block *at, const float *out) {
     }
 }
 
+/* What is packed next comes from memory meanwhile too: a share of it with each tile. */
+static inline void fetch_next(const block *at, size_t tile, size_t tiles) {
+    const operand *next = &at->next;
+    size_t element = next->half ? 2 : 4;
+    size_t rows = next->across ? next->length : next->depth;
+    size_t bytes = (next->across ? next->depth : next->length) * element;
+    for (size_t row = tile * rows / tiles; row < (tile + 1) * rows / tiles; row++) {
+        const char *from = (const char *)next->data + row * next->stride * element;
+        for (size_t i = 0; i < bytes; i += CACHE_LINE) __builtin_prefetch(from + i, 0, 2);
+    }
+}
+
 static void run_block(const block *at) {
     const tile_kernel *kernel = at->kernel;
+    size_t tiles = parts(at->columns, kernel->columns) * parts(at->rows, kernel->rows), tile = 0;
     _Alignas(64) float sums[MOST_ROWS * MOST_COLUMNS];
     for (size_t column = 0; column < at->columns; column += kernel->columns) {
         const float *right = at->right + column * at->words;
@@ -157,6 +184,7 @@ static void run_block(const block *at) {
             float *out = at->out + row * at->stride + column;
             size_t rows = at->rows - row;
             fetch_result(at, out);
+            fetch_next(at, tile++, tiles);
             kernel->multiply(at->words, at->left + row * at->words, right, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, out, at->stride);
@@ -187,21 +215,10 @@ typedef struct tiles_run {
     float *shared;
     size_t begin, end;
     size_t depth, depth_end;
-    size_t step;  /* terms of a block */
-    size_t strip; /* rows or columns of a task, on the other side */
+    size_t step;    /* terms of a block */
+    size_t strip;   /* rows or columns of a task, on the other side */
+    size_t threads; /* that take strips in turn */
 } tiles_run;
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t parts(size_t whole, size_t part) {
-    return (whole + part - 1) / part;
-}
-
-static size_t rounded_up(size_t count, size_t unit) {
-    return parts(count, unit) * unit;
-}
 
 static size_t width_of(const tiles_run *run, bool left) {
     return left ? run->tiles->kernel->rows : run->tiles->kernel->columns;
@@ -227,14 +244,16 @@ static float *shared_at(const tiles_run *run, size_t depth) {
 }
 
 /* Rows of the left operand, or columns of the right one, of the block at `depth`. */
-static void pack(const tiles_run *run, bool left, size_t first, size_t end, size_t depth,
-                 float *to) {
-    operand part = part_of(left ? run->product->a : run->product->b, left, first, end - first,
-                           depth, terms_at(run, depth));
+static operand lanes_of(const tiles_run *run, bool left, size_t first, size_t end, size_t depth) {
+    ane_matrix matrix = left ? run->product->a : run->product->b;
+    return part_of(matrix, left, first, end - first, depth, terms_at(run, depth));
+}
+
+static void pack(const tiles_run *run, bool left, const operand *part, float *to) {
     if (left)
-        run->tiles->kernel->pack_left(&part, to);
+        run->tiles->kernel->pack_left(part, to);
     else
-        run->tiles->kernel->pack_right(&part, to);
+        run->tiles->kernel->pack_right(part, to);
 }
 
 static size_t group_of(const tiles_run *run, bool left) {
@@ -247,25 +266,49 @@ static void pack_shared(void *argument, size_t index) {
     size_t first = run->begin + index % groups * lanes;
     size_t depth = run->depth + index / groups * run->step;
     size_t words = words_of(run, terms_at(run, depth));
-    float *to = shared_at(run, depth) + (first - run->begin) * words;
-    pack(run, run->shares_left, first, least(first + lanes, run->end), depth, to);
+    operand part = lanes_of(run, run->shares_left, first, least(first + lanes, run->end), depth);
+    pack(run, run->shares_left, &part, shared_at(run, depth) + (first - run->begin) * words);
 }
 
-/* Rows or columns from first to end, whose panels are `group`, by the shared ones. */
-static void multiply_group(const tiles_run *run, size_t first, size_t end, size_t depth,
-                           const float *group) {
+/* Rows or columns of a task, which are packed and multiplied so many at a time. */
+typedef struct strip {
+    size_t index, begin, end, lanes;
+} strip;
+
+static strip strip_at(const tiles_run *run, size_t index, size_t lanes) {
+    size_t side = other_side(run), begin = least(index * run->strip, side);
+    return (strip){index, begin, least(begin + run->strip, side), lanes};
+}
+
+static operand group_at(const tiles_run *run, const strip *of, size_t first, size_t depth) {
+    return lanes_of(run, !run->shares_left, first, least(first + of->lanes, of->end), depth);
+}
+
+/* Nothing comes after the last strips. */
+static operand group_after(const tiles_run *run, const strip *of, size_t first, size_t depth) {
+    if (first + of->lanes < of->end) return group_at(run, of, first + of->lanes, depth);
+    if (depth + run->step < run->depth_end) return group_at(run, of, of->begin, depth + run->step);
+    strip next = strip_at(run, of->index + run->threads, of->lanes);
+    return group_at(run, &next, next.begin, run->depth);
+}
+
+/* The group from `first` on, whose panels are `packed`, by the shared ones. */
+static void multiply_group(const tiles_run *run, const strip *of, size_t first, size_t depth,
+                           const float *packed) {
     const ane_product *product = run->product;
     const float *shared = shared_at(run, depth);
+    size_t count = least(of->lanes, of->end - first);
     block at = {.kernel = run->tiles->kernel, .stride = product->ldc};
     at.words = words_of(run, terms_at(run, depth));
-    at.left = run->shares_left ? shared : group;
-    at.right = run->shares_left ? group : shared;
-    at.rows = run->shares_left ? run->end - run->begin : end - first;
-    at.columns = run->shares_left ? end - first : run->end - run->begin;
+    at.left = run->shares_left ? shared : packed;
+    at.right = run->shares_left ? packed : shared;
+    at.rows = run->shares_left ? run->end - run->begin : count;
+    at.columns = run->shares_left ? count : run->end - run->begin;
     at.finish = (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f,
                               product->rounds && depth + terms_at(run, depth) == product->k};
     at.out = product->c + (run->shares_left ? run->begin * product->ldc + first
                                             : first * product->ldc + run->begin);
+    at.next = group_after(run, of, first, depth);
     run_block(&at);
 }
 
@@ -273,23 +316,23 @@ static void multiply_strip(void *argument, size_t index) {
     const tiles_run *run = argument;
     _Alignas(64) float spare[SPARE_FLOATS];
     float *taken = take(run->tiles, &run->tiles->groups, GROUP_FLOATS);
-    float *group = taken ? taken : spare;
-    size_t lanes = taken ? group_of(run, !run->shares_left) : width_of(run, !run->shares_left);
-    size_t begin = index * run->strip, end = least(begin + run->strip, other_side(run));
+    float *packed = taken ? taken : spare;
+    bool left = !run->shares_left;
+    strip all = strip_at(run, index, taken ? group_of(run, left) : width_of(run, left));
     for (size_t depth = run->depth; depth < run->depth_end; depth += run->step)
-        for (size_t first = begin; first < end; first += lanes) {
-            size_t last = least(first + lanes, end);
-            pack(run, !run->shares_left, first, last, depth, group);
-            multiply_group(run, first, last, depth, group);
+        for (size_t first = all.begin; first < all.end; first += all.lanes) {
+            operand group = group_at(run, &all, first, depth);
+            pack(run, left, &group, packed);
+            multiply_group(run, &all, first, depth, packed);
         }
     give(run->tiles, &run->tiles->groups, taken);
 }
 
 /* A few tasks for each thread, of whole panels. */
-static size_t strip_of(const tiles_run *run, const ane_pool *pool) {
+static size_t strip_of(const tiles_run *run) {
     size_t width = width_of(run, !run->shares_left);
     size_t work = width * (run->end - run->begin) * (run->depth_end - run->depth);
-    size_t equal = parts(parts(other_side(run), width), STRIPS * ane_pool_threads(pool));
+    size_t equal = parts(parts(other_side(run), width), STRIPS * run->threads);
     size_t worth = parts(WORTH, work);
     return width * (equal > worth ? equal : worth);
 }
@@ -302,7 +345,7 @@ static void run_side(tiles_run *run, ane_pool *pool, size_t room) {
         size_t groups = parts(run->end - run->begin, group_of(run, run->shares_left));
         size_t blocks = parts(run->depth_end - run->depth, run->step);
         ane_pool_run(pool, groups * blocks, pack_shared, run);
-        run->strip = strip_of(run, pool);
+        run->strip = strip_of(run);
         ane_pool_run(pool, parts(other_side(run), run->strip), multiply_strip, run);
     }
 }
@@ -310,6 +353,7 @@ static void run_side(tiles_run *run, ane_pool *pool, size_t room) {
 void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *product) {
     _Alignas(64) float spare[SPARE_FLOATS];
     tiles_run run = {.tiles = tiles, .product = product, .shares_left = product->m < product->n};
+    run.threads = ane_pool_threads(pool);
     float *taken = take(tiles, &tiles->shared, SHARED_FLOATS);
     run.shared = taken ? taken : spare;
     size_t terms = tiles->kernel->terms;
