@@ -24,7 +24,7 @@ from apple.session import (
     weight_file,
 )
 from apple_process import run_python
-from runs import TINY, ane_train, arrays, losses, same_bits, trained
+from runs import TINY, ane_train, arrays, losses, metrics, same_bits, trained
 
 from ane_train.native.engine import ContextOptions, describe_engine
 from ane_train.native.library import find_blas
@@ -326,6 +326,8 @@ def test_ten_steps_through_driver_and_stand_in_are_the_software_engines_to_the_b
     hardware = trained(folders[1], *settings, "--engine", "ane", "--driver", driver)
     assert losses(hardware) == losses(software)
     assert same_bits(arrays(hardware), arrays(software))
+    hidden = [metrics(run, "end")[-1]["t_overlapped"] for run in (hardware, software)]
+    assert hidden[0] > hidden[1] == 0
     left = json.loads(report.read_text())
     assert left["evaluations"] > 100
     assert left["live"] == {}

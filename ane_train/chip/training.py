@@ -91,7 +91,8 @@ def _step_case(spec: ModelSpec, foreseen: Planned | None) -> Case:
             *_by_kind(BATCH, batches, foreseen.micro_batch_ms if foreseen else {}),
             *_by_kind(UPDATE, updates, foreseen.update_ms if foreseen else {}),
         ]
-        said = (trained.said, "overlapped: on the gradient thread, while the engine is at work")
+        beside = "overlapped: on the gradient thread, while the engine is at work"
+        said = (trained.said, beside if trained.step.engine.frees_processors else "")
         return Measured(tuple(found), text="; ".join(filter(None, said)))
 
     sizes = {"layers": spec.layers, "sequence": spec.sequence}

@@ -51,6 +51,11 @@ class Engine:
         """Bytes of an element of a surface: 4 in fp32 numerics, else 2."""
         return 4 if self.numerics == "fp32" else 2
 
+    @property
+    def frees_processors(self) -> bool:
+        """Whether they have nothing to do while a program runs."""
+        return self.name != CPU
+
     def compile(self, program: mil.Program, name: str | None = None) -> Program:
         """Verifies, prints and compiles a program. EngineError names it and says why it is bad."""
         text = self.print(program, name)

@@ -100,8 +100,8 @@ class ResidualBlock:
         shared.worker.submit(lambda: self._weight_gradients(gradients), program.target)
 
     def _weight_gradients(self, gradients: Arena) -> None:
-        """Of what has gradients. Runs on the gradient thread."""
-        with self.shared.timings.measure("overlapped"):
+        """Of what has gradients. A job of the worker."""
+        with self.shared.timings.measure(self.shared.worker.kind):
             for weight in self.kind.weights:
                 self._matrix_gradient(weight, gradients)
             for name in self.gains:

@@ -1,4 +1,4 @@
-"""One thread that computes weight gradients by BLAS while the engine runs the next program.
+"""Computes weight gradients by BLAS, at once or on a thread while the engine runs the next program.
 
 Jobs run in the order in which they were given, so sums have one order. A job reads surfaces that
 nobody writes until it is done: `wait` for a surface before it is written again, `join` at the end
@@ -10,21 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ane_train.metrics.events import OVERLAPPED
 from ane_train.native.engine import Surface
 from ane_train.train.workspace import Workspace
 
 
 class GradientWorker:
-    """The thread, its pending jobs by surface, and its work arrays."""
+    """The pending jobs by surface, and their work arrays; a thread if `beside` the engine.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gradients")
+    Beside an engine that needs all processors itself a thread gains nothing, and costs the time in
+    which both want one.
+    """
+
+    def __init__(self, *, beside: bool) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gradients") if beside else None
         self._pending: dict[int, Future[None]] = {}
         self.workspace = Workspace()  # for use inside jobs
 
+    @property
+    def kind(self) -> str:
+        """What the time of a job is measured as."""
+        return OVERLAPPED if self._executor else "blas"
+
     def submit(self, job: Callable[[], None], surface: Surface) -> None:
-        """Queues a job that reads `surface`."""
-        self._pending[id(surface)] = self._executor.submit(job)
+        """Queues a job that reads `surface`, or does it."""
+        if self._executor:
+            self._pending[id(surface)] = self._executor.submit(job)
+        else:
+            job()
 
     def wait(self, surface: Surface) -> None:
         """Returns when no job reads `surface` any more; raises what the job raised."""
@@ -39,5 +52,6 @@ class GradientWorker:
             future.result()
 
     def close(self) -> None:
-        """Ends the thread after its jobs."""
-        self._executor.shutdown()
+        """Ends the thread, if there is one, after its jobs."""
+        if self._executor:
+            self._executor.shutdown()

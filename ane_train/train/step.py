@@ -88,7 +88,7 @@ class TrainingStep:
         self.gradients = Arena(self.optimized)
         self.first_moment, self.second_moment = Arena(self.optimized), Arena(self.optimized)
         self.timings = Timings()
-        self.worker = GradientWorker()
+        self.worker = GradientWorker(beside=engine.frees_processors)
         self.embedding = Embedding(spec, engine.context, self.timings)
         shape = layer_shape(spec, sequence, pipeline.sequences)
         alpha = self.residual_scale

@@ -12,8 +12,8 @@ KINDS = ("engine", "io", "blas", "elementwise", "optimizer", "data")
 class Timings:
     """Seconds by kind, further ones where they are measured.
 
-    Work on the gradient thread, which hides behind the engine, is "overlapped"; waiting for
-    programs that are being compiled is "compile".
+    Work on a gradient thread, which hides behind the engine, is "overlapped"; waiting for programs
+    that are being compiled is "compile".
     """
 
     def __init__(self) -> None:
