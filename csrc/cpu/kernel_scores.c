@@ -1,6 +1,7 @@
 /* kernel_scores.c: products, mask and softmax of a block of rows while it is in cache, and the
  * backward of that. Columns that a mask hides are left out where that cannot change a result. */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -33,30 +34,44 @@ static float largest_magnitude(size_t n, const float *x) {
     return lanes[0];
 }
 
-/* Of a matrix of floats; NaN if there is one. */
-static float largest_of(const mil_view *view, mil_operand_source storage) {
-    size_t axes = view->rank - 2, batch = mil_view_elements(view);
-    batch /= view->dim[axes] * view->dim[axes + 1];
+typedef struct magnitude {
+    const mil_view *view;
+    mil_operand_source storage;
+    _Atomic uint32_t bits; /* of the largest so far: they grow with magnitudes, those of NaN last */
+} magnitude;
+
+static void find_largest(void *argument, size_t batch) {
+    magnitude *job = argument;
+    size_t axes = job->view->rank - 2;
+    ane_matrix matrix = mil_matrix_of(job->view, job->storage, batch);
+    size_t rows = job->view->dim[axes + matrix.transposed];
+    size_t columns = job->view->dim[axes + !matrix.transposed];
     float largest = 0.0f;
-    for (size_t i = 0; i < batch; i++) {
-        ane_matrix matrix = mil_matrix_of(view, storage, i);
-        size_t rows = view->dim[axes + matrix.transposed];
-        size_t columns = view->dim[axes + !matrix.transposed];
-        for (size_t row = 0; row < rows; row++) {
-            const float *at = (const float *)matrix.data + row * matrix.stride;
-            largest = mil_maximum(largest, largest_magnitude(columns, at));
-        }
+    for (size_t row = 0; row < rows; row++) {
+        const float *at = (const float *)matrix.data + row * matrix.stride;
+        largest = mil_maximum(largest, largest_magnitude(columns, at));
     }
-    return largest;
+    uint32_t found = mil_bits(largest), known = atomic_load(&job->bits);
+    while (found > known && !atomic_compare_exchange_weak(&job->bits, &known, found)) continue;
+}
+
+/* Of matrices of floats; NaN if there is one. */
+static float largest_of(ane_pool *pool, const mil_view *view, mil_operand_source storage) {
+    magnitude job = {.view = view, .storage = storage};
+    size_t axes = view->rank - 2;
+    size_t batch = mil_view_elements(view) / (view->dim[axes] * view->dim[axes + 1]);
+    ane_pool_run(pool, batch, find_largest, &job);
+    return mil_float(atomic_load(&job.bits));
 }
 
 #define ROUNDING 1.01f /* what both factors may gain by bf16 */
 
 /* Whether all products are less than the limit: none is more than its depth times the largest of
  * both factors. */
-static bool stays_below(const scores_run *run, float limit) {
+static bool stays_below(ane_pool *pool, const scores_run *run, float limit) {
     if (limit == 0.0f || run->a.half || run->b.half) return false;
-    float a = largest_of(&run->product->a, run->a), b = largest_of(&run->product->b, run->b);
+    float a = largest_of(pool, &run->product->a, run->a);
+    float b = largest_of(pool, &run->product->b, run->b);
     return (float)run->k * a * b * ROUNDING < limit;
 }
 
@@ -174,7 +189,7 @@ bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scor
                     mil_operand_source a, mil_operand_source b, float *out) {
     scores_run run = prepare(blas, &scores->product, scores, a, b);
     run.out = out + scores->product.out.offset;
-    run.masked = stays_below(&run, scores->reach);
+    run.masked = stays_below(pool, &run, scores->reach);
     run_all(pool, &run);
     return run.masked;
 }
@@ -189,6 +204,6 @@ void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
     float limit = backward->product.limit > 0.0f ? backward->product.limit : LARGEST;
     run.p = of->p + backward->p.offset;
     run.out = out + backward->product.out.offset;
-    run.masked = of->masked && stays_below(&run, limit);
+    run.masked = of->masked && stays_below(pool, &run, limit);
     run_all(pool, &run);
 }
