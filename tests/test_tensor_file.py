@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ane_train.storage.tensor_file import check_tensors, read_tensors, write_tensors
+from ane_train.storage.tensor_file import FileRecord, check_tensors, read_tensors, write_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 tables = st.dictionaries(
@@ -37,7 +38,7 @@ def test_safetensors_reads_what_we_write(
 ) -> None:
     path, arrays = tmp_path_factory.mktemp("written") / "x.safetensors", arrays_of(table)
     record = write_tensors(path, arrays, metadata)
-    assert record.size == path.stat().st_size
+    assert record == FileRecord(path.stat().st_size, zlib.crc32(path.read_bytes()))
     found = safetensors.numpy.load_file(path)
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -54,7 +55,8 @@ def test_we_read_what_safetensors_writes(
     path, arrays = tmp_path_factory.mktemp("read") / "x.safetensors", arrays_of(table)
     safetensors.numpy.save_file(arrays, path, {"made": "elsewhere"})
     found = {name: np.full_like(array, 3) for name, array in arrays.items()}
-    assert read_tensors(path, found).size == path.stat().st_size
+    expected = FileRecord(path.stat().st_size, zlib.crc32(path.read_bytes()))
+    assert read_tensors(path, found) == expected
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array, strict=True)
 

@@ -8,11 +8,11 @@ weights that the run keeps, as these are read.
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from ane_train.config import RunConfig, resolve, run_layer
 from ane_train.config_text import read_file
@@ -155,5 +155,5 @@ def _checksum(path: Path) -> int:
     checksum = 0
     with reading_weights(path), open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
+            checksum = crc32(chunk, checksum)
     return checksum

@@ -68,11 +68,11 @@ def check(context: Any, status: int) -> None:
 
 
 _POINTERS = {
-    "float32": "float *",
-    "float16": "uint16_t *",
-    "int32": "int32_t *",
-    "uint16": "uint16_t *",
-    "int8": "int8_t *",
+    np.dtype(np.float32): "float *",
+    np.dtype(np.float16): "uint16_t *",
+    np.dtype(np.int32): "int32_t *",
+    np.dtype(np.uint16): "uint16_t *",
+    np.dtype(np.int8): "int8_t *",
 }
 
 
@@ -82,7 +82,7 @@ def address(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> Any:
         raise ValueError(f"an array of dtype {array.dtype} where {dtype} is needed")
     if not array.flags.c_contiguous:
         raise ValueError("an array that is not C-contiguous")
-    return ffi.cast(_POINTERS[np.dtype(dtype).name], ffi.from_buffer(array))
+    return ffi.cast(_POINTERS[array.dtype], ffi.from_buffer(array))
 
 
 def find_blas() -> str | None:

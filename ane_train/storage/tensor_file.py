@@ -3,7 +3,8 @@
 The format: the header's length as 8 little-endian bytes, a JSON header (name, dtype, shape, place),
 then the arrays' bytes without gaps. The safetensors library is not used here because a checkpoint
 needs what it does not offer: reading into memory that is already there, a checksum taken on the way
-(not by a second pass over gigabytes) and an fsync of what was written.
+(not by a second pass over gigabytes) and an fsync of what was written. The checksum is zlib's
+CRC-32, by a library that takes a fifth of its time: training beside a save would lose the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import io
 import json
 import math
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng.zlib_ng import crc32
 
 from ane_train.storage.direct_file import DirectFile
 
@@ -69,12 +70,12 @@ def put_tensors(
     """
     rows = [(name, _DTYPES[a.dtype.str], a.shape, a.nbytes) for name, a in tensors.items()]
     header = encode_header(rows, metadata)
-    size, checksum = len(header), zlib.crc32(header)
+    size, checksum = len(header), crc32(header)
     file.write(header)
     for array in tensors.values():
         for chunk in _chunks(array):
             file.write(chunk)
-            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+            size, checksum = size + len(chunk), crc32(chunk, checksum)
     file.finish()
     return FileRecord(size, checksum)
 
@@ -94,12 +95,12 @@ def read_tensors(path: Path, tensors: Mapping[str, Array]) -> FileRecord:
     with open(path, "rb") as file:
         header, entries = read_header(file)
         _check_entries(entries, tensors)
-        size, checksum = len(header), zlib.crc32(header)
+        size, checksum = len(header), crc32(header)
         for name in sorted(entries, key=lambda name: (entries[name].begin, entries[name].end)):
             for chunk in _chunks(tensors[name]):
                 if file.readinto(chunk) != len(chunk):
                     raise ValueError("it is truncated")
-                size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+                size, checksum = size + len(chunk), crc32(chunk, checksum)
     return FileRecord(size, checksum)
 
 
