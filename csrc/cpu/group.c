@@ -103,6 +103,12 @@ static void append_member(mil_lowering *lowering, mil_open_group *group, const m
     group->last = index;
 }
 
+/* Where it is read: on the surface, rather than in a copy. */
+static mil_view read_view(mil_lowering *lowering, const source *from) {
+    mil_view view = from->is_view ? from->view : mil_view_of(lowering, from->value), halves;
+    return mil_halves_of(lowering, &view, &halves) ? halves : view;
+}
+
 static void add_member(mil_lowering *lowering, mil_member member, source *sources) {
     const mil_type *type = &lowering->program->values[member.result].type;
     prepare_sources(lowering, &member, sources);
@@ -112,8 +118,7 @@ static void add_member(mil_lowering *lowering, mil_member member, source *source
     for (size_t i = 0; i < member.bound.count; i++) {
         member.bound.operands[i] = sources[i].value;
         if (sources[i].value == MIL_NONE || in_group(lowering, &sources[i], index)) continue;
-        mil_view view =
-            sources[i].is_view ? sources[i].view : mil_view_of(lowering, sources[i].value);
+        mil_view view = read_view(lowering, &sources[i]);
         member.from_memory[i] = true;
         member.views[i] = operand_view(&view, member.bound.axis[i], type);
         mil_touch(lowering, &view, group->step);
@@ -249,8 +254,11 @@ static void close_group(mil_lowering *lowering, size_t index) {
     group.registers = state.registers;
     group.memory_count = state.memory_count;
     group.memory = mil_lower_alloc(lowering, state.memory_count, sizeof *group.memory);
-    if (!group.memory) return;
+    group.halves = mil_lower_alloc(lowering, state.memory_count, sizeof *group.halves);
+    if (!group.memory || !group.halves) return;
     memcpy(group.memory, state.memory, state.memory_count * sizeof *group.memory);
+    for (size_t i = 0; i < group.memory_count; i++)
+        group.halves[i] = lowering->plan->storages[group.memory[i].storage].half;
     number_memory(&group);
     collapse(&group);
     lowering->plan->steps[open->step].group = group;

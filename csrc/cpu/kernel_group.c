@@ -19,10 +19,11 @@ typedef struct block {
     mil_cell (*gathered)[BLOCK]; /* one per operand of an instruction */
 } block;
 
-static mil_cell *block_address(const block *at, size_t memory) {
+static void *block_address(const block *at, size_t memory) {
     const mil_view *view = &at->run->group->memory[memory];
     ptrdiff_t offset = at->rows[memory] + (ptrdiff_t)at->start * view->stride[view->rank - 1];
-    return at->run->memory[memory] + offset;
+    ptrdiff_t size = at->run->group->halves[memory] ? sizeof(uint16_t) : sizeof(mil_cell);
+    return (char *)at->run->memory[memory] + offset * size;
 }
 
 static mil_stretch gather(const mil_cell *from, ptrdiff_t stride, size_t n, mil_cell *to) {
@@ -30,7 +31,16 @@ static mil_stretch gather(const mil_cell *from, ptrdiff_t stride, size_t n, mil_
     return (mil_stretch){to, 1};
 }
 
-/* Where operand `index` of the instruction is: a register, memory as it lies, or gathered. */
+static mil_stretch widen(const uint16_t *from, ptrdiff_t stride, size_t n, mil_cell *to) {
+    if (stride == 1)
+        ane_floats_from_halves(n, from, &to->f);
+    else
+        for (size_t i = 0; i < n; i++) to[i].f = ane_float_from_half(from[(ptrdiff_t)i * stride]);
+    return (mil_stretch){to, 1};
+}
+
+/* Where operand `index` of the instruction is: a register, memory as it lies, or what was gathered
+ * or widened. */
 static mil_stretch operand(const block *at, const mil_instruction *code, size_t index) {
     static const mil_cell zero = {0};
     const mil_group *group = at->run->group;
@@ -39,7 +49,9 @@ static mil_stretch operand(const block *at, const mil_instruction *code, size_t 
     if (number < group->registers) return (mil_stretch){at->registers[number], 1};
     const mil_view *view = &group->memory[number - group->registers];
     ptrdiff_t stride = view->stride[view->rank - 1];
-    const mil_cell *from = block_address(at, number - group->registers);
+    const void *from = block_address(at, number - group->registers);
+    if (group->halves[number - group->registers])
+        return widen(from, stride, at->n, at->gathered[index]);
     bool as_it_lies = stride == 1 || (stride == 0 && code->count > 1);
     if (as_it_lies) return (mil_stretch){from, (size_t)stride};
     return gather(from, stride, at->n, at->gathered[index]);

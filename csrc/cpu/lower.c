@@ -130,17 +130,25 @@ mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, s
     return mil_view_whole(storage, &type);
 }
 
+/* The surface of an input, as halves. */
+static size_t halves_storage(mil_lowering *lowering, size_t port) {
+    const mil_plan *plan = lowering->plan;
+    for (size_t i = 0; i < plan->storage_count; i++)
+        if (plan->storages[i].half && plan->storages[i].index == port) return i;
+    mil_storage surface = {.kind = MIL_STORAGE_INPUT, .index = port, .half = true};
+    return mil_add_storage(lowering, surface);
+}
+
 bool mil_halves_of(mil_lowering *lowering, const mil_view *view, mil_view *halves) {
     mil_plan *plan = lowering->plan;
     const mil_storage *copy = &plan->storages[view->storage];
-    if (!plan->reads_halves || copy->kind != MIL_STORAGE_BLOCK) return false;
+    if (copy->kind != MIL_STORAGE_BLOCK) return false;
     const mil_block *block = &plan->blocks[copy->index];
     bool whole = mil_view_contiguous(view) && mil_view_elements(view) == copy->elements;
     mil_type type = {.rank = view->rank};
     memcpy(type.dim, view->dim, sizeof type.dim);
     if (!whole || !mil_view_reshape(&block->source, &type, halves)) return false;
-    mil_storage surface = {.kind = MIL_STORAGE_INPUT, .index = block->port, .half = true};
-    halves->storage = mil_add_storage(lowering, surface);
+    halves->storage = halves_storage(lowering, block->port);
     return true;
 }
 

@@ -72,7 +72,7 @@ void mil_alias(mil_lowering *lowering, size_t value, size_t of, mil_view view);
 mil_view mil_view_on_surface(size_t storage, const mil_type *type, const mil_geometry *geometry);
 /* An fp16 input, or a part of it with steps of 1: loaded as floats. */
 mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, size_t *step);
-/* The fp16 elements in the surface of which the view is the float copy, if products read such. */
+/* The fp16 elements in the surface of which the view is the float copy, if it is one. */
 bool mil_halves_of(mil_lowering *lowering, const mil_view *view, mil_view *halves);
 /* The value is an input whose elements have 2 bytes. */
 bool mil_is_narrow_input(const mil_lowering *lowering, size_t value);

@@ -42,7 +42,8 @@ static mil_view matrices(mil_lowering *lowering, const mil_op *op, size_t slot) 
     mil_view view = mil_view_of(lowering, op->inputs[slot]);
     if (is_vector) return with_axis(mil_contiguous_of(lowering, op->inputs[slot]), slot);
     mil_view halves;
-    if (mil_halves_of(lowering, &view, &halves) && suits_blas(&halves))
+    if (lowering->plan->reads_halves && mil_halves_of(lowering, &view, &halves) &&
+        suits_blas(&halves))
         view = halves;
     else if (!suits_blas(&view))
         view = mil_materialize(lowering, op->inputs[slot]);

@@ -24,7 +24,7 @@ typedef struct mil_storage {
     mil_storage_kind kind;
     const void *constant;
     size_t index;       /* of the port or of the block */
-    bool half;          /* of an input: its fp16 elements, which products alone read */
+    bool half;          /* of an input: its fp16 elements, which products and groups read */
     size_t elements;    /* scratch and blocks */
     size_t offset;      /* bytes from the start of scratch memory */
     size_t first, last; /* steps between which it is in use */
@@ -55,6 +55,7 @@ typedef struct mil_group {
     size_t length;
     size_t registers;
     mil_view *memory; /* all of one shape, collapsed together; also the results that are kept */
+    bool *halves; /* of each: whether it has fp16 elements, which are widened as they are read */
     size_t memory_count;
     size_t elements;
 } mil_group;
