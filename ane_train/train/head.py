@@ -20,6 +20,7 @@ from ane_train.model.spec import ModelSpec
 from ane_train.native import arithmetic
 from ane_train.native.engine import Context
 from ane_train.train.timings import Timings
+from ane_train.train.workspace import Workspace
 
 Tokens = npt.NDArray[np.int32]
 
@@ -46,7 +47,7 @@ class Head(Protocol):
     def loss_and_gradient(
         self, x: Array, targets: Tokens, scale: float, weights: Arena, gradients: Arena
     ) -> tuple[HeadLoss, Array]:
-        """The loss and dx [D, BS] of scale * its sum.
+        """The loss and dx [D, BS] of scale * its sum; dx may be the same array the next time.
 
         Adds to the gradients of classifier and norm, where they have any.
         """
@@ -94,6 +95,7 @@ class CpuHead:
         self.inverse_rms = np.zeros(columns, np.float32)
         self.tile = tile_positions(spec.vocabulary, columns)
         self.tile_logits = np.zeros((self.tile, spec.vocabulary), np.float32)
+        self.workspace = Workspace()
 
     def logits(self, x: Array, weights: Arena) -> Array:
         """Logits [BS, V] of x [D, BS]."""
@@ -146,13 +148,14 @@ class CpuHead:
     ) -> tuple[HeadLoss, Array]:
         """The loss and dx [D, BS] of scale * its sum; adds to what gradients there are."""
         self.normalize(x, weights)
-        dnormalized = np.empty_like(x)
+        dnormalized = self.workspace.array("dnormalized", *x.shape)
         total = 0.0
         for start, stop in self._tiles(len(targets)):
             logits = self.logits_of(start, stop, weights)
             total += self._cross_entropy(logits, targets[start:stop], scale)
             self._tile_backward(logits, start, dnormalized, weights, gradients)
-        dx = np.zeros_like(x)
+        dx = self.workspace.array("dx", *x.shape)
+        dx.fill(0.0)
         with self.timings.measure("elementwise"):
             arithmetic.rmsnorm_backward(
                 self.context,
@@ -176,7 +179,7 @@ class CpuHead:
     ) -> None:
         stop = start + len(dlogits)
         tile = np.ascontiguousarray(self.normalized[:, start:stop])
-        dtile = np.empty_like(tile)
+        dtile = self.workspace.array("dtile", *tile.shape)
         with self.timings.measure("blas"):
             if self.classifier in gradients:
                 arithmetic.gemm(
