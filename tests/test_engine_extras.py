@@ -31,7 +31,7 @@ from ane_train.programs import (
     split_vocabulary,
 )
 from ane_train.programs.packing import stack_along_channels
-from ane_train.train.bound import CompiledLayer
+from ane_train.train.bound import CompiledLayer, surface_of
 from ane_train.train.norm import fitting_scale, norm_scale, stage_residual
 from ane_train.train.pipeline import PipelineOptions
 from ane_train.train.step import AdamW, TrainingStep
@@ -167,7 +167,8 @@ def test_the_backward_of_the_norm_is_right_whatever_the_sizes(
     gain = 1 + 0.2 * draw(96).astype(np.float32)
     engine = open_engine(EngineOptions("cpu", "fp16"))
     layout = final_norm_backward(shape, Constants({"norm": gain}))
-    program = CompiledLayer(layout, engine.compile(layout.program)).bind(engine)
+    output = surface_of(engine, layout.output)
+    program = CompiledLayer(layout, engine.compile(layout.program)).bind(engine, output)
     (of_x,), of_dy = stage_residual(program, x, shape), fitting_scale(dy)
     program.stage("dnormalized", dy, scale=of_dy)
     program.request.evaluate()

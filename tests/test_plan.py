@@ -30,6 +30,7 @@ class Counted:
 
     evaluations: Counter[tuple[int, int]] = field(default_factory=Counter)
     staged: int = 0
+    inputs: set[int] = field(default_factory=set)  # of programs, by identity
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     def counting_request(self: Program, inputs: list[Surface], outputs: list[Surface]) -> Request:
         made = request(self, inputs, outputs)
         ports[id(made)] = (made, sum(map(size, inputs)), sum(map(size, outputs)))
+        found.inputs.update(map(id, inputs))
         return made
 
     def counting_evaluate(self: Request) -> None:
@@ -58,7 +60,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
         write(self, source, *place, **others)
 
     def counting_copy(self: Surface, row: int, column: int, source: Surface, *block: int) -> None:
-        found.staged += block[2] * block[3] * self.element_size
+        if id(self) in found.inputs:
+            found.staged += block[2] * block[3] * self.element_size
         copy(self, row, column, source, *block)
 
     monkeypatch.setattr(Program, "request", counting_request)

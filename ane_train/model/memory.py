@@ -25,6 +25,7 @@ from ane_train.programs import (
     softmax,
     split_vocabulary,
 )
+from ane_train.programs.blocks import KINDS, kept_blocks
 
 _LOGITS_TILE = 80 << 20
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
@@ -72,7 +73,7 @@ def estimate(
     size = 4 if numerics == "fp32" else 2
     constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
-    outputs = sum(_outputs_per_model(program, spec.layers) for program in programs)
+    outputs = _outputs({program.name: program for program in programs}, spec.layers)
     widest = max(program.output.elements for program in programs)
     copies = pipeline == "dynamic" and size < 4 and not reads_halves()
     residuals = 2 * spec.layers * (spec.dim + 1) * shape.columns
@@ -147,10 +148,15 @@ def _filed(program: LayerProgram) -> Iterator[Value]:
     return (value for value in program.program.constants if value.file is not None)
 
 
-def _outputs_per_model(program: LayerProgram, layers: int) -> int:
-    """Forward outputs are kept for every layer; backward ones alternate between two surfaces."""
-    kept = layers if program.name.endswith("forward") else min(2, layers)
-    return program.output.elements * kept
+def _outputs(programs: Mapping[str, LayerProgram], layers: int) -> int:
+    """One of each forward program, with what each layer keeps of it; two of each backward one."""
+    elements = 0
+    for kind in KINDS:
+        forward = programs[f"{kind.name}_forward"].output
+        kept = (forward[name] for name in kept_blocks(kind, forward))
+        elements += forward.elements + layers * sum(each.rows * each.columns for each in kept)
+        elements += min(2, layers) * programs[f"{kind.name}_backward"].output.elements
+    return elements
 
 
 def available() -> int:

@@ -25,7 +25,7 @@ from ane_train.programs import (
     layer_programs,
     sequences_per_evaluation,
 )
-from ane_train.programs.blocks import KINDS, BlockKind
+from ane_train.programs.blocks import KINDS, BlockKind, kept_blocks
 
 _FP16, _FP32 = 2, 4
 _CONVERT, _COPY, _TAP = 6, 8, 4  # bytes read and written for an element
@@ -139,11 +139,12 @@ class _Layer:
         return self.residual + self.shape.columns
 
     def forward(self, kind: BlockKind) -> Row:
-        """x is kept, normalised by either side, staged; y is added to it."""
+        """x is kept, normalised by either side, staged; y is added to it; taps and factors kept."""
         program, x = self.programs[f"{kind.name}_forward"], self.residual
+        factors = sum(_elements(program.output[name]) for name in kept_blocks(kind, program.output))
         staged = self.fed if self.static else x
         works = (
-            Work("copy", _COPY * x),
+            Work("copy", _COPY * x + _TAP * (self._taps(kind) + factors)),
             Work("elementwise", (_SCAN if self.static else _RMSNORM) * x),
             Work("convert", _CONVERT * staged + _ADDED * x),
         )
@@ -151,14 +152,12 @@ class _Layer:
         return Row(program.name, "forward", self.spec.layers, works, evaluation)
 
     def backward(self, kind: BlockKind) -> Row:
-        """dy and taps in, dx out, the norm on either side; gradients of weights beside the next."""
-        program, x = self.programs[f"{kind.name}_backward"], self.residual
-        taps = sum(_elements(program.input[name]) for _, name in kind.taps)
+        """dy in, dx out, the norm on either side; gradients of weights beside the next."""
+        program, x, taps = self.programs[f"{kind.name}_backward"], self.residual, self._taps(kind)
         staged = x + taps + (self.fed if self.extras else 0)
         converted = _CONVERT * (staged - taps) + (_ADDED if self.extras else _CONVERT) * x
         norm = _SCAN if self.extras else _RMSNORM_BACKWARD + (_RMSNORM if self.static else 0)
         works = (
-            Work("copy", _TAP * taps),
             Work("convert", converted),
             Work("elementwise", norm * x),
             *self._gradients(kind),
@@ -177,6 +176,11 @@ class _Layer:
             staged = sum(self._restaged(program, kind) for program in programs)
             works = (Work("convert", _CONVERT * staged), Work("transpose", staged / 2))
             yield Row(f"{kind.name} staging", "update", self.spec.layers, works)
+
+    def _taps(self, kind: BlockKind) -> int:
+        """Elements that go from the forward output into the backward input."""
+        program = self.programs[f"{kind.name}_backward"]
+        return sum(_elements(program.input[name]) for _, name in kind.taps)
 
     def _restaged(self, program: LayerProgram, kind: BlockKind) -> int:
         """Elements of weights in the program's input."""

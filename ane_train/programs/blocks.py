@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ane_train.programs.packing import Packing
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -55,3 +57,10 @@ FEED_FORWARD = BlockKind(
     (("h1", "h1"), ("h3", "h3")),
 )
 KINDS = (ATTENTION, FEED_FORWARD)
+
+
+def kept_blocks(kind: BlockKind, output: Packing) -> list[str]:
+    """Blocks of the forward output that are factors of gradients, by which they are kept."""
+    paths = [path for weight in kind.weights for path in (weight.left, weight.right)]
+    names = [path.rpartition(".")[2] for path in paths if path.startswith("forward.output.")]
+    return [*names, *({"normalized"} & output.blocks.keys())]

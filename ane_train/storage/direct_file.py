@@ -58,7 +58,7 @@ class DirectFile:
         self._wait()
         self._go_on_buffered()  # what is left need not be whole blocks
         self._write_out(self._buffer[: self._filled].data)
-        self._filled = 0
+        self._buffer = self._other = np.empty(0, np.uint8)  # other files have theirs meanwhile
 
     def synchronize(self) -> None:
         """Waits until what was finished is on the disk."""

@@ -47,13 +47,20 @@ class BlockContext:
         """The one file of a program's constants; None: each has its own. See Constants."""
         return "weights" if self.delta else None
 
-    def backward_output(
+    def outputs_of(
         self, kind: BlockKind, layer: int, layouts: Mapping[str, LayerProgram]
-    ) -> Surface:
-        """The surface of a block's backward output; layers alternate between two of each kind."""
-        key = (kind.name, layer % 2)
+    ) -> tuple[Surface, Surface]:
+        """The surfaces of a block's forward and backward outputs.
+
+        All layers have one for the former; they alternate between two for the latter, which is read
+        while the next layer writes.
+        """
+        forward = self._output(layouts[f"{kind.name}_forward"], 0)
+        return forward, self._output(layouts[f"{kind.name}_backward"], layer % 2)
+
+    def _output(self, layout: LayerProgram, number: int) -> Surface:
+        key = layout.name, number
         if key not in self.outputs:
-            layout = layouts[f"{kind.name}_backward"]
             self.outputs[key] = surface_of(self.engine, layout.output)
         return self.outputs[key]
 
@@ -73,8 +80,8 @@ class ResidualBlock:
         self.gains = (*(kind.gains if shape.qk_norm else ()), *self.norm.gains)
         self.input = np.zeros((shape.dim, shape.columns), np.float32)
 
-    def forward(self, x: Array, weights: Arena) -> None:
-        """x [D, BS] becomes x + alpha * f(norm(x)), in place; keeps what backward needs."""
+    def forward(self, x: Array, weights: Arena, *, keep: bool) -> None:
+        """x [D, BS] becomes x + alpha * f(norm(x)), in place; keeps what backward needs, or not."""
         timings, program = self.shared.timings, self.programs.forward
         with timings.measure("elementwise"):
             np.copyto(self.input, x)
@@ -83,16 +90,16 @@ class ResidualBlock:
             program.request.evaluate()
         with timings.measure("io"):
             program.read("y", x, alpha=self.shared.alpha, beta=1.0)
+            if keep:
+                self.programs.kept.save()
 
     def backward(self, dx: Array, weights: Arena, gradients: Arena) -> None:
         """dx [D, BS], the gradient of the block's output, becomes that of its input, in place."""
-        shared, program, forward = self.shared, self.programs.backward, self.programs.forward
+        shared, program = self.shared, self.programs.backward
         with shared.timings.measure("blas"):
             shared.worker.wait(program.target)
         with shared.timings.measure("io"):
             program.stage("dy", dx, scale=shared.alpha)
-            for tap, name in self.kind.taps:
-                program.copy_tap(name, forward, tap)
         self.norm.feed(self.input)
         with shared.timings.measure("engine"):
             program.request.evaluate()
@@ -127,10 +134,11 @@ class ResidualBlock:
     def _place(self, path: str) -> Place:
         if path == "normalized":
             return self.programs.normalized()
-        program_name, side, block_name = path.split(".")
-        programs = self.programs
-        program = programs.forward if program_name == "forward" else programs.backward
-        return program.input(block_name) if side == "input" else program.output(block_name)
+        way, side, name = path.split(".")
+        if way == "forward":
+            return self.programs.kept[name]
+        program = self.programs.backward
+        return program.input(name) if side == "input" else program.output(name)
 
     def _read(self, place: Place, role: str) -> Array:
         shape = place.block.rows, place.block.columns

@@ -22,12 +22,11 @@ class CompiledLayer:
     layout: LayerProgram
     compiled: Program
 
-    def bind(self, engine: Engine, output: Surface | None = None) -> BoundProgram:
-        """Binds to a new input surface and to `output`, or to a new one."""
+    def bind(self, engine: Engine, output: Surface) -> BoundProgram:
+        """Binds to a new input surface and to `output`."""
         source = surface_of(engine, self.layout.input)
-        target = output or surface_of(engine, self.layout.output)
-        request = self.compiled.request([source], [target])
-        return BoundProgram(self.layout, source, target, request)
+        request = self.compiled.request([source], [output])
+        return BoundProgram(self.layout, source, output, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,12 @@ class Place:
         """out = the block as fp32."""
         block = self.block
         return self.surface.read(block.row, block.column, block.rows, block.columns, out=out)
+
+    def copy_from(self, other: Place) -> None:
+        """Takes the elements of a block of the same shape, bit for bit."""
+        to, block = self.block, other.block
+        place = (block.row, block.column, block.rows, block.columns)
+        self.surface.copy_from(to.row, to.column, other.surface, *place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,6 @@ class BoundProgram:
         """
         block = self.layout.input[name]
         self.source.write(values, block.row, block.column + column, transposed, scale)
-
-    def copy_tap(self, name: str, forward: BoundProgram, tap: str) -> None:
-        """Copies another program's output block `tap` into the input block `name`, bit for bit."""
-        to, block = self.layout.input[name], forward.layout.output[tap]
-        place = (block.row, block.column, block.rows, block.columns)
-        self.source.copy_from(to.row, to.column, forward.target, *place)
 
     def input(self, name: str) -> Place:
         """Where a block of the input is."""

@@ -17,6 +17,7 @@ from ane_train.programs import LayerProgram, layer_programs
 from ane_train.programs.blocks import KINDS, BlockKind
 from ane_train.train.block import BlockContext
 from ane_train.train.bound import CompiledLayer, Place
+from ane_train.train.kept import Kept
 from ane_train.train.pipeline import Refresh
 
 
@@ -29,11 +30,16 @@ class StagedBlock:
         layer: int,
         shared: BlockContext,
         programs: dict[str, CompiledLayer],
-        backward_output: Surface,
+        outputs: tuple[Surface, Surface],
     ) -> None:
         self.kind, self.prefix, self.shared = kind, f"layers.{layer}.", shared
-        self.forward = programs[f"{kind.name}_forward"].bind(shared.engine)
-        self.backward = programs[f"{kind.name}_backward"].bind(shared.engine, backward_output)
+        self.forward, self.backward = (
+            programs[f"{kind.name}_{way}"].bind(shared.engine, output)
+            for way, output in zip(("forward", "backward"), outputs, strict=True)
+        )
+        layouts = self.forward.layout, self.backward.layout
+        surfaces = self.forward.target, self.backward.source
+        self.kept = Kept(shared.engine, kind, *layouts, surfaces)
         self._inverse_rms = np.zeros(shared.shape.columns, np.float32)
 
     def stage(self, weights: Arena) -> None:
@@ -90,7 +96,7 @@ class DynamicPipeline:
         layouts = {layout.name: layout for layout in self.programs}
         self._blocks = {
             (kind.name, layer): StagedBlock(
-                kind, layer, shared, compiled, shared.backward_output(kind, layer, layouts)
+                kind, layer, shared, compiled, shared.outputs_of(kind, layer, layouts)
             )
             for layer in range(layers)
             for kind in KINDS

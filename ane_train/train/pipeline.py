@@ -10,6 +10,7 @@ from typing import Protocol
 from ane_train.model.arena import Arena, Array
 from ane_train.programs import LayerProgram
 from ane_train.train.bound import BoundProgram, Place
+from ane_train.train.kept import Kept
 
 Refresh = Callable[[int], None]
 
@@ -39,6 +40,11 @@ class BlockPrograms(Protocol):
     @property
     def backward(self) -> BoundProgram:
         """dy and taps in, dx and factors of the weight gradients out."""
+        ...
+
+    @property
+    def kept(self) -> Kept:
+        """What the last forward pass left for the backward pass."""
         ...
 
     def feed(self, x: Array, weights: Arena) -> None:

@@ -22,6 +22,7 @@ from ane_train.programs import Constants, LayerProgram, layer_programs
 from ane_train.programs.blocks import KINDS, BlockKind
 from ane_train.train.block import BlockContext
 from ane_train.train.bound import BoundProgram, Place, surface_of
+from ane_train.train.kept import Kept
 from ane_train.train.norm import stage_residual
 from ane_train.train.pipeline import Refresh
 
@@ -39,8 +40,8 @@ class CompiledSlot:
         self.layout, self._engine, self._timings = layout, engine, shared.timings
         self._delta, self._digest = shared.delta, b""
         self._text = engine.print(layout.program, layout.name)
-        self._source = surface_of(engine, layout.input)
-        self._target = target or surface_of(engine, layout.output)
+        self.source = surface_of(engine, layout.input)
+        self.target = target or surface_of(engine, layout.output)
         self._program: Program | None = None
         self._request: Request | None = None
         self._pending: Future[None] | None = None
@@ -62,7 +63,7 @@ class CompiledSlot:
         self.wait()
         if self._request is None:
             raise EngineError("the budget of compiles is spent; resume the run in a new process")
-        return BoundProgram(self.layout, self._source, self._target, self._request)
+        return BoundProgram(self.layout, self.source, self.target, self._request)
 
     def release(self) -> None:
         """Unloads the program, if there is one."""
@@ -94,7 +95,7 @@ class CompiledSlot:
 
     def _put(self, program: Program) -> None:
         self._program = program
-        self._request = program.request([self._source], [self._target])
+        self._request = program.request([self.source], [self.target])
 
 
 class CompiledBlock:
@@ -104,8 +105,10 @@ class CompiledBlock:
         self, kind: BlockKind, layer: int, shared: BlockContext, slots: dict[str, CompiledSlot]
     ) -> None:
         self.kind, self.prefix, self.shared = kind, f"layers.{layer}.", shared
-        self.forward_slot = slots[f"{kind.name}_forward"]
-        self.backward_slot = slots[f"{kind.name}_backward"]
+        self.forward_slot = forward = slots[f"{kind.name}_forward"]
+        self.backward_slot = backward = slots[f"{kind.name}_backward"]
+        surfaces = forward.target, backward.source
+        self.kept = Kept(shared.engine, kind, forward.layout, backward.layout, surfaces)
 
     @property
     def forward(self) -> BoundProgram:
@@ -139,7 +142,7 @@ class CompiledBlock:
 
     def normalized(self) -> Place:
         """The forward program's tap."""
-        return self.forward.output("normalized")
+        return self.kept["normalized"]
 
 
 class StaticPipeline:
@@ -161,12 +164,15 @@ class StaticPipeline:
             constants = _constants(weights, layer, shared)
             layouts = {p.name: p for p in layer_programs(shared.shape, constants)}
             outputs = {
-                f"{kind.name}_backward": shared.backward_output(kind, layer, layouts)
+                f"{kind.name}_{way}": output
                 for kind in KINDS
+                for way, output in zip(
+                    ("forward", "backward"), shared.outputs_of(kind, layer, layouts), strict=True
+                )
             }
             self._slots.append(
                 {
-                    name: CompiledSlot(shared, layout, outputs.get(name))
+                    name: CompiledSlot(shared, layout, outputs[name])
                     for name, layout in layouts.items()
                 }
             )

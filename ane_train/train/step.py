@@ -149,12 +149,15 @@ class TrainingStep:
                 wanted = np.concatenate([wanted, np.full_like(given[:missing], -1)])
             yield np.ascontiguousarray(given).ravel(), np.ascontiguousarray(wanted).ravel()
 
-    def activations(self, tokens: Tokens) -> Array:
-        """Residual stream [D, BS] after the last layer, of tokens [BS]."""
+    def activations(self, tokens: Tokens, *, keep: bool = False) -> Array:
+        """Residual stream [D, BS] after the last layer, of tokens [BS].
+
+        keep: blocks keep what their backward pass needs.
+        """
         x = np.empty((self.spec.dim, len(tokens)), np.float32)
         self.embedding.embed(tokens, self.weights, x)
         for block in self.blocks:
-            block.forward(x, self.weights)
+            block.forward(x, self.weights, keep=keep)
         return x
 
     def logits(self, tokens: Tokens) -> Array:
@@ -190,7 +193,7 @@ class TrainingStep:
         counted = counted or max(1, int((targets >= 0).sum()))
         total = 0.0
         for tokens, wanted in self._evaluations(inputs, targets):
-            x = self.activations(tokens)
+            x = self.activations(tokens, keep=True)
             loss, dx = self.head.loss_and_gradient(
                 x, wanted, loss_scale / counted, self.weights, self.gradients
             )
