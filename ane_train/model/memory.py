@@ -149,13 +149,13 @@ def _filed(program: LayerProgram) -> Iterator[Value]:
 
 
 def _outputs(programs: Mapping[str, LayerProgram], layers: int) -> int:
-    """One of each forward program, with what each layer keeps of it; two of each backward one."""
+    """One of each program, with what each layer keeps of the forward ones."""
     elements = 0
     for kind in KINDS:
         forward = programs[f"{kind.name}_forward"].output
         kept = (forward[name] for name in kept_blocks(kind, forward))
         elements += forward.elements + layers * sum(each.rows * each.columns for each in kept)
-        elements += min(2, layers) * programs[f"{kind.name}_backward"].output.elements
+        elements += programs[f"{kind.name}_backward"].output.elements
     return elements
 
 

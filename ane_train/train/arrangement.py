@@ -46,7 +46,8 @@ def _static_with_extras(spec: ModelSpec, shared: BlockContext, weights: Arena) -
 
 
 def _cpu_head(spec: ModelSpec, shared: BlockContext) -> CpuHead:
-    return CpuHead(spec, shared.shape.columns, shared.engine.context, shared.timings)
+    context, columns = shared.engine.context, shared.shape.columns
+    return CpuHead(spec, columns, context, shared.timings, shared.workspace)
 
 
 # By --pipeline and --engine-extras.

@@ -52,11 +52,12 @@ class BlockContext:
     ) -> tuple[Surface, Surface]:
         """The surfaces of a block's forward and backward outputs.
 
-        All layers have one for the former; they alternate between two for the latter, which is read
-        while the next layer writes.
+        All layers have one for each. Where gradients are computed beside the engine, they alternate
+        between two for the latter, which is read while the next layer writes.
         """
+        number = layer % 2 if self.worker.is_beside else 0
         forward = self._output(layouts[f"{kind.name}_forward"], 0)
-        return forward, self._output(layouts[f"{kind.name}_backward"], layer % 2)
+        return forward, self._output(layouts[f"{kind.name}_backward"], number)
 
     def _output(self, layout: LayerProgram, number: int) -> Surface:
         key = layout.name, number

@@ -28,9 +28,14 @@ class GradientWorker:
         self.workspace = Workspace()  # for use inside jobs
 
     @property
+    def is_beside(self) -> bool:
+        """Whether jobs run while the caller goes on."""
+        return self._executor is not None
+
+    @property
     def kind(self) -> str:
         """What the time of a job is measured as."""
-        return OVERLAPPED if self._executor else "blas"
+        return OVERLAPPED if self.is_beside else "blas"
 
     def submit(self, job: Callable[[], None], surface: Surface) -> None:
         """Queues a job that reads `surface`, or does it."""

@@ -86,16 +86,23 @@ class Embedding:
 
 
 class CpuHead:
-    """Owns the buffers of the head for one evaluation."""
+    """Owns a tile of logits; what else it works on it shares with the blocks, by role."""
 
-    def __init__(self, spec: ModelSpec, columns: int, context: Context, timings: Timings) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        columns: int,
+        context: Context,
+        timings: Timings,
+        workspace: Workspace,
+    ) -> None:
         self.spec, self.context, self.timings = spec, context, timings
+        self.workspace = workspace
         self.classifier = classifier_name(spec)
-        self.normalized = np.zeros((spec.dim, columns), np.float32)
+        self.normalized = workspace.array("normalized", spec.dim, columns)
         self.inverse_rms = np.zeros(columns, np.float32)
         self.tile = tile_positions(spec.vocabulary, columns)
         self.tile_logits = np.zeros((self.tile, spec.vocabulary), np.float32)
-        self.workspace = Workspace()
 
     def logits(self, x: Array, weights: Arena) -> Array:
         """Logits [BS, V] of x [D, BS]."""
@@ -107,6 +114,14 @@ class CpuHead:
     def _tiles(self, positions: int) -> Iterator[tuple[int, int]]:
         for start in range(0, positions, self.tile):
             yield start, min(start + self.tile, positions)
+
+    def _tile(self, start: int, stop: int) -> Array:
+        """The normalised positions side by side: all that there are, or a copy."""
+        if stop - start == self.normalized.shape[1]:
+            return self.normalized
+        tile = self.workspace.array("tile", len(self.normalized), stop - start)
+        np.copyto(tile, self.normalized[:, start:stop])
+        return tile
 
     def normalize(self, x: Array, weights: Arena) -> None:
         """The final norm of x [D, BS], kept for the tiles."""
@@ -126,7 +141,7 @@ class CpuHead:
         with self.timings.measure("blas"):
             arithmetic.gemm(
                 self.context,
-                np.ascontiguousarray(self.normalized[:, start:stop]),
+                self._tile(start, stop),
                 weights[self.classifier],
                 logits,
                 transpose_a=True,
@@ -178,8 +193,7 @@ class CpuHead:
         self, dlogits: Array, start: int, dnormalized: Array, weights: Arena, gradients: Arena
     ) -> None:
         stop = start + len(dlogits)
-        tile = np.ascontiguousarray(self.normalized[:, start:stop])
-        dtile = self.workspace.array("dtile", *tile.shape)
+        tile = self._tile(start, stop)
         with self.timings.measure("blas"):
             if self.classifier in gradients:
                 arithmetic.gemm(
@@ -195,8 +209,8 @@ class CpuHead:
                 self.context,
                 weights[self.classifier],
                 dlogits,
-                dtile,
+                tile,  # which has served its turn
                 transpose_a=True,
                 transpose_b=True,
             )
-        dnormalized[:, start:stop] = dtile
+        dnormalized[:, start:stop] = tile

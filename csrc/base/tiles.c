@@ -354,17 +354,20 @@ void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *pro
     _Alignas(64) float spare[SPARE_FLOATS];
     tiles_run run = {.tiles = tiles, .product = product, .shares_left = product->m < product->n};
     run.threads = ane_pool_threads(pool);
-    float *taken = take(tiles, &tiles->shared, SHARED_FLOATS);
-    run.shared = taken ? taken : spare;
-    size_t terms = tiles->kernel->terms;
-    run.step = parts(product->k, parts(product->k, BLOCK_WORDS * terms));
-    run.step = rounded_up(run.step, terms);
+    size_t terms = tiles->kernel->terms, blocks = parts(product->k, BLOCK_WORDS * terms);
+    run.step = rounded_up(parts(product->k, blocks), terms);
     size_t side = run.shares_left ? product->m : product->n;
     size_t width = width_of(&run, run.shares_left);
+    /* Each thread may be at a small product of its own. */
+    bool small = rounded_up(side, width) * blocks * words_of(&run, run.step) <= GROUP_FLOATS;
+    buffer **idle = small ? &tiles->groups : &tiles->shared;
+    size_t room = small ? GROUP_FLOATS : SHARED_FLOATS;
+    float *taken = take(tiles, idle, room);
+    run.shared = taken ? taken : spare;
     size_t lanes = rounded_up(parts(side, parts(side, taken ? SHARED_LANES : width)), width);
     for (run.begin = 0; run.begin < side; run.begin = run.end) {
         run.end = least(side, run.begin + lanes);
-        run_side(&run, pool, taken ? SHARED_FLOATS : SPARE_FLOATS);
+        run_side(&run, pool, taken ? room : SPARE_FLOATS);
     }
-    give(tiles, &tiles->shared, taken);
+    give(tiles, idle, taken);
 }
