@@ -11,6 +11,7 @@ from ane_train.chip.case import Bench, try_case
 from ane_train.chip.planned import machine_name, planned
 from ane_train.chip.results import OK, WRONG
 from ane_train.chip.settings import Settings
+from ane_train.engine import Engine
 from ane_train.model.spec import load_model
 from ane_train.native.engine import Context
 from ane_train.plan.machines import MACHINES, get_machine
@@ -43,6 +44,16 @@ def test_programs_and_the_kinds_of_work_of_a_step_are_measured(bench: Bench) -> 
     assert whole.predicted is not None
     assert len(whole.samples) == len(parts.samples)
     assert all(part < all_ for part, all_ in zip(parts.samples, whole.samples, strict=True))
+
+
+def test_gradients_beside_an_engine_that_leaves_the_processors_free_are_told_apart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "frees_processors", True)
+    step = try_case("train", training.cases(SETTINGS)[-1], bench)
+    assert step.status == OK
+    assert "overlapped: on the gradient thread" in step.text
+    assert "micro-batch, overlapped" in {one.quantity for one in step.series}
 
 
 def test_a_gradient_that_is_not_that_of_the_loss_is_not_timed(
