@@ -172,6 +172,11 @@ def test_a_run_that_is_not_finished_goes_on_with_its_own_steps(tmp_path):
     assert resume_command(ended(tmp_path, checkpoint=None), started(tmp_path)) is None
 
 
+def test_a_run_that_had_its_steps_before_it_began_is_told_of_more_than_it_did(tmp_path):
+    command = resume_command(ended(tmp_path, step=700), started(tmp_path))
+    assert command == f"ane-train --resume {tmp_path} --steps 1400"
+
+
 def test_a_run_that_ends_before_its_first_step_has_a_report(tmp_path):
     nothing = ended(
         tmp_path, step=0, steps=0, seconds=0.0, tokens=0, timings={}, flops=0.0, best_loss=None

@@ -218,7 +218,7 @@ def resume_command(event: RunEnded, started: RunStarted) -> str | None:
     """What to type to go on with a run; None if it left no checkpoint."""
     if event.checkpoint is None:
         return None
-    more = f" --steps {2 * started.steps}" if event.reason == "finished" else ""
+    more = f" --steps {2 * max(started.steps, event.step)}" if event.reason == "finished" else ""
     return f"ane-train --resume {shlex.quote(_near(started.run_folder))}{more}"
 
 
