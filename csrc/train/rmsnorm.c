@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#define COLUMNS 32 /* of one task: positions that are reduced side by side */
+#define COLUMNS 64 /* of one task: positions that are reduced side by side */
 #define ROWS 16    /* of one task: features whose gamma gradients are summed */
 
 typedef struct rmsnorm_job {
