@@ -23,22 +23,30 @@ typedef struct scores_run {
 
 /* --- whether masked columns can matter --- */
 
-ANE_CLONES
-static float largest_magnitude(size_t n, const float *x) {
-    float lanes[MIL_LANES] = {0};
-    size_t i = 0;
-    for (; i + MIL_LANES <= n; i += MIL_LANES)
-        for (size_t j = 0; j < MIL_LANES; j++) lanes[j] = mil_maximum(lanes[j], fabsf(x[i + j]));
-    for (; i < n; i++) lanes[0] = mil_maximum(lanes[0], fabsf(x[i]));
-    for (size_t j = 1; j < MIL_LANES; j++) lanes[0] = mil_maximum(lanes[0], lanes[j]);
-    return lanes[0];
-}
-
+/* Magnitudes are compared by their bits, which grow with them; those of NaN come last. */
 typedef struct magnitude {
     const mil_view *view;
     mil_operand_source storage;
-    _Atomic uint32_t bits; /* of the largest so far: they grow with magnitudes, those of NaN last */
+    _Atomic uint32_t bits; /* of the largest so far */
 } magnitude;
+
+/* Raises the bits in `lanes` to those of what has none larger. */
+ANE_CLONES
+static void raise_lanes(size_t n, const float *x, uint32_t *lanes) {
+    uint32_t largest[MIL_LANES];
+    memcpy(largest, lanes, sizeof largest);
+    size_t i = 0;
+    for (; i + MIL_LANES <= n; i += MIL_LANES)
+        for (size_t j = 0; j < MIL_LANES; j++) {
+            uint32_t bits = mil_bits(x[i + j]) & 0x7fffffffu;
+            largest[j] = bits > largest[j] ? bits : largest[j];
+        }
+    for (size_t j = 0; i + j < n; j++) {
+        uint32_t bits = mil_bits(x[i + j]) & 0x7fffffffu;
+        largest[j] = bits > largest[j] ? bits : largest[j];
+    }
+    memcpy(lanes, largest, sizeof largest);
+}
 
 static void find_largest(void *argument, size_t batch) {
     magnitude *job = argument;
@@ -46,12 +54,11 @@ static void find_largest(void *argument, size_t batch) {
     ane_matrix matrix = mil_matrix_of(job->view, job->storage, batch);
     size_t rows = job->view->dim[axes + matrix.transposed];
     size_t columns = job->view->dim[axes + !matrix.transposed];
-    float largest = 0.0f;
-    for (size_t row = 0; row < rows; row++) {
-        const float *at = (const float *)matrix.data + row * matrix.stride;
-        largest = mil_maximum(largest, largest_magnitude(columns, at));
-    }
-    uint32_t found = mil_bits(largest), known = atomic_load(&job->bits);
+    uint32_t lanes[MIL_LANES] = {0}, found = 0;
+    for (size_t row = 0; row < rows; row++)
+        raise_lanes(columns, (const float *)matrix.data + row * matrix.stride, lanes);
+    for (size_t j = 0; j < MIL_LANES; j++) found = lanes[j] > found ? lanes[j] : found;
+    uint32_t known = atomic_load(&job->bits);
     while (found > known && !atomic_compare_exchange_weak(&job->bits, &known, found)) continue;
 }
 
