@@ -3,6 +3,7 @@
 
 #define BLOCK 512
 #define GRAIN 16384 /* elements of a task */
+#define CACHE_LINE 64
 
 typedef struct group_run {
     const mil_group *group;
@@ -70,20 +71,39 @@ static void run_block(const block *at) {
     }
 }
 
+static void go_to(block *at, size_t index) {
+    const group_run *run = at->run;
+    const mil_group *group = run->group;
+    size_t row = index / run->blocks_per_row, last = group->memory[0].rank - 1;
+    at->start = index % run->blocks_per_row * BLOCK;
+    at->n = run->inner - at->start < BLOCK ? run->inner - at->start : BLOCK;
+    for (size_t i = 0; i < group->memory_count; i++)
+        at->rows[i] = mil_view_at(&group->memory[i], last, row);
+}
+
+/* Rows are often as long as a page, at whose end the processor's own prefetching ends. */
+static void fetch(const block *at) {
+    const mil_group *group = at->run->group;
+    for (size_t i = 0; i < group->memory_count; i++) {
+        const mil_view *view = &group->memory[i];
+        if (view->stride[view->rank - 1] != 1) continue;
+        size_t bytes = at->n * (group->halves[i] ? sizeof(uint16_t) : sizeof(mil_cell));
+        const char *from = block_address(at, i);
+        for (size_t byte = 0; byte < bytes; byte += CACHE_LINE) __builtin_prefetch(from + byte);
+    }
+}
+
 static void run_blocks(void *argument, size_t begin, size_t end) {
     const group_run *run = argument;
-    const mil_group *group = run->group;
     _Alignas(64) mil_cell registers[MIL_GROUP_LENGTH][BLOCK], gathered[MIL_MAX_OPERANDS][BLOCK];
-    block at = {.run = run, .registers = registers, .gathered = gathered};
-    size_t row = MIL_NONE, last = group->memory[0].rank - 1;
+    block at = {.run = run, .registers = registers, .gathered = gathered}, next = at;
+    go_to(&next, begin);
     for (size_t index = begin; index < end; index++) {
-        if (index / run->blocks_per_row != row) {
-            row = index / run->blocks_per_row;
-            for (size_t i = 0; i < group->memory_count; i++)
-                at.rows[i] = mil_view_at(&group->memory[i], last, row);
+        at = next;
+        if (index + 1 < end) {
+            go_to(&next, index + 1);
+            fetch(&next);
         }
-        at.start = index % run->blocks_per_row * BLOCK;
-        at.n = run->inner - at.start < BLOCK ? run->inner - at.start : BLOCK;
         run_block(&at);
     }
 }
