@@ -159,9 +159,11 @@ ane_status ane_surface_unlock(ane_surface *surface);
 ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, size_t rows,
                              size_t columns, const float *source, size_t stride, bool transposed,
                              float scale);
-/* Reads a block as fp32: out = beta * out + alpha * block (beta 0 does not read out). */
+/* Reads a block as fp32: out = beta * addend + alpha * block. The addend has the stride of out and
+ * may be out itself; with beta 0 it is not read, and may be NULL. */
 ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, size_t rows,
-                            size_t columns, float alpha, float beta, float *out, size_t stride);
+                            size_t columns, float alpha, float beta, const float *addend,
+                            float *out, size_t stride);
 /* Copies a block between surfaces of equal element size, bit for bit. */
 ane_status ane_surface_copy(ane_surface *target, size_t row, size_t column, ane_surface *source,
                             size_t source_row, size_t source_column, size_t rows, size_t columns);

@@ -37,7 +37,7 @@ int main(void) {
                 !ane_request_create(program, &input, 1, &output, 1, &request) &&
                 !ane_surface_write(input, 0, 0, 3, 4, x[0], 4, false, 1.0f) &&
                 !ane_request_evaluate(request) &&
-                !ane_surface_read(output, 0, 0, 2, 4, 1.0f, 0.0f, y[0], 4);
+                !ane_surface_read(output, 0, 0, 2, 4, 1.0f, 0.0f, NULL, y[0], 4);
     if (!done && context) ane_context_error(context, &error);
     if (!done) fprintf(stderr, "line %zu, column %zu: %s\n", error.line, error.column, error.text);
     for (size_t i = 0; done && i < 2; i++)

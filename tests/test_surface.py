@@ -87,8 +87,24 @@ def test_reading_adds_a_multiple_of_the_block(size: int) -> None:
         block = rounded(values, size)[5:35, 50:1450]
         np.testing.assert_array_equal(surface.read(5, 50, 30, 1400), block)
         want = np.float32(0.5) * out + np.float32(2.0) * block
+        addend, fresh = out.copy(), np.full_like(out, np.nan)
+        surface.read(5, 50, 30, 1400, fresh, 2.0, 0.5, addend)
+        np.testing.assert_array_equal(fresh, want)
+        np.testing.assert_array_equal(addend, out)
+        np.testing.assert_array_equal(
+            surface.read(5, 50, 30, 1400, alpha=2.0, beta=0.5, addend=out), want
+        )
         surface.read(5, 50, 30, 1400, out=out, alpha=2.0, beta=0.5)
         np.testing.assert_array_equal(out, want)
+
+
+def test_an_addend_of_other_rows_than_the_array_is_refused(context: Context) -> None:
+    surface, out = context.surface(2, 3, 4), np.ones((2, 3), np.float32)
+    others = np.zeros((2, 4), np.float32), np.zeros((2, 6), np.float32)[:, ::2], out.astype("f8")
+    for addend in (*others, np.zeros((2, 4), np.float32)[:, :3]):
+        with pytest.raises(ValueError, match="the addend is not a float32 array with the rows"):
+            surface.read(out=out, beta=1.0, addend=addend)
+    np.testing.assert_array_equal(out, 1)
 
 
 def test_beta_zero_does_not_read_what_was_there(context: Context) -> None:

@@ -343,22 +343,30 @@ class Surface:
         out: Array | None = None,
         alpha: float = 1.0,
         beta: float = 0.0,
+        addend: Array | None = None,
     ) -> Array:
-        """Returns out = beta * out + alpha * block, float32 [rows, columns]; makes out if absent.
+        """Returns out = beta * addend + alpha * block, float32 [rows, columns].
 
-        Without rows and columns the block reaches to the end of the surface.
+        Without rows and columns the block reaches to the end of the surface. An absent out is
+        made, and an absent addend is out as it was.
         """
         rows = self.channels - row if rows is None else rows
         columns = self.width - column if columns is None else columns
         if out is None:
-            out, beta = np.empty((rows, columns), np.float32), 0.0
+            out = np.empty((rows, columns), np.float32)
+            beta = 0.0 if addend is None else beta
         if out.shape != (rows, columns) or not _has_rows(out) or not out.flags.writeable:
             raise ValueError(
                 f"out is not a writeable float32 array {rows} x {columns} with whole rows"
             )
         data, stride = _rows_of_floats(out)
+        added = data
+        if addend is not None:
+            if addend.shape != out.shape or not _has_rows(addend) or addend.strides != out.strides:
+                raise ValueError("the addend is not a float32 array with the rows of out")
+            added, _ = _rows_of_floats(addend)
         status = lib.ane_surface_read(
-            self._pointer, row, column, rows, columns, alpha, beta, data, stride
+            self._pointer, row, column, rows, columns, alpha, beta, added, data, stride
         )
         self._check(status)
         return out

@@ -81,16 +81,17 @@ class ResidualBlock:
         self.gains = (*(kind.gains if shape.qk_norm else ()), *self.norm.gains)
         self.input = np.zeros((shape.dim, shape.columns), np.float32)
 
-    def forward(self, x: Array, weights: Arena, *, keep: bool) -> None:
-        """x [D, BS] becomes x + alpha * f(norm(x)), in place; keeps what backward needs, or not."""
+    def forward(self, out: Array, weights: Arena, *, keep: bool) -> None:
+        """out [D, BS] = x + alpha * f(norm(x)) of x in `input`; keeps what backward needs, or not.
+
+        `input` has to stay as it is until then.
+        """
         timings, program = self.shared.timings, self.programs.forward
-        with timings.measure("elementwise"):
-            np.copyto(self.input, x)
         self.programs.feed(self.input, weights)
         with timings.measure("engine"):
             program.request.evaluate()
         with timings.measure("io"):
-            program.read("y", x, alpha=self.shared.alpha, beta=1.0)
+            program.read("y", out, alpha=self.shared.alpha, beta=1.0, addend=self.input)
             if keep:
                 self.programs.kept.save()
 

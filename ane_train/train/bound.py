@@ -82,10 +82,20 @@ class BoundProgram:
         return Place(self.target, self.layout.output[name])
 
     def read(
-        self, name: str, out: Array, *, alpha: float = 1.0, beta: float = 0.0, column: int = 0
+        self,
+        name: str,
+        out: Array,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        addend: Array | None = None,
+        column: int = 0,
     ) -> Array:
-        """out = beta * out + alpha * output block, as fp32; `out` may be part of the columns."""
+        """out = beta * addend + alpha * output block, as fp32; `out` may be part of the columns.
+
+        The addend is `out` unless given.
+        """
         block = self.layout.output[name]
         return self.target.read(
-            block.row, block.column + column, block.rows, out.shape[1], out, alpha, beta
+            block.row, block.column + column, block.rows, out.shape[1], out, alpha, beta, addend
         )

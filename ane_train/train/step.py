@@ -108,6 +108,7 @@ class TrainingStep:
             for layer in range(spec.layers)
             for kind in KINDS
         ]
+        self.last = np.zeros((shape.dim, shape.columns), np.float32)  # after the last layer
 
     def is_trained(self, parameter: Parameter) -> bool:
         """Whether updates move it, and its gradient counts for clipping: it is not frozen."""
@@ -150,15 +151,15 @@ class TrainingStep:
             yield np.ascontiguousarray(given).ravel(), np.ascontiguousarray(wanted).ravel()
 
     def activations(self, tokens: Tokens, *, keep: bool = False) -> Array:
-        """Residual stream [D, BS] after the last layer, of tokens [BS].
+        """Residual stream [D, BS] after the last layer, of tokens [BS]; the same array each time.
 
         keep: blocks keep what their backward pass needs.
         """
-        x = np.empty((self.spec.dim, len(tokens)), np.float32)
-        self.embedding.embed(tokens, self.weights, x)
-        for block in self.blocks:
-            block.forward(x, self.weights, keep=keep)
-        return x
+        self.embedding.embed(tokens, self.weights, self.blocks[0].input)
+        outputs = [*(block.input for block in self.blocks[1:]), self.last]
+        for block, out in zip(self.blocks, outputs, strict=True):
+            block.forward(out, self.weights, keep=keep)
+        return self.last
 
     def logits(self, tokens: Tokens) -> Array:
         """Logits [S, V] of one sequence, whole in memory: for tests and short texts."""

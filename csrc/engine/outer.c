@@ -41,7 +41,7 @@ static ane_status widen(const ane_block *block, ane_matrix *matrix, void **memor
     if (!*memory) return ane_context_fail(context, ANE_ERROR_MEMORY, "no memory for an operand");
     *matrix = (ane_matrix){*memory, block->columns, matrix->transposed, false};
     return ane_surface_read(block->surface, block->row, block->column, block->rows, block->columns,
-                            1.0f, 0.0f, *memory, block->columns);
+                            1.0f, 0.0f, NULL, *memory, block->columns);
 }
 
 static ane_status multiply(const ane_block *left, const ane_block *right, float *c, size_t ldc) {

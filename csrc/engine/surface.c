@@ -165,9 +165,9 @@ ane_status ane_surface_unlock(ane_surface *surface) {
 typedef struct staging {
     ane_surface *surface;
     size_t row, column, rows, columns;
-    const float *source;
+    const float *source; /* or what is added to a block that is read */
     float *out;
-    size_t stride; /* of source or out, in elements */
+    size_t stride; /* of source and out, in elements */
     float scale, beta;
     size_t tiles_across;
 } staging;
@@ -274,11 +274,12 @@ ane_status ane_surface_write(ane_surface *surface, size_t row, size_t column, si
 }
 
 ANE_CLONES
-static void add_floats(size_t n, float alpha, const float *from, float beta, float *to) {
+static void add_floats(size_t n, float alpha, const float *from, float beta, const float *addend,
+                       float *to) {
     if (beta == 0.0f)
         for (size_t i = 0; i < n; i++) to[i] = alpha * from[i];
     else
-        for (size_t i = 0; i < n; i++) to[i] = beta * to[i] + alpha * from[i];
+        for (size_t i = 0; i < n; i++) to[i] = beta * addend[i] + alpha * from[i];
 }
 
 static void read_rows(void *argument, size_t begin, size_t end) {
@@ -290,20 +291,24 @@ static void read_rows(void *argument, size_t begin, size_t end) {
             size_t count = job->columns - i < TILE * TILE ? job->columns - i : TILE * TILE;
             const void *from = element(job, row, i);
             if (narrow) ane_floats_from_halves(count, from, widened);
-            add_floats(count, job->scale, narrow ? widened : from, job->beta,
-                       job->out + row * job->stride + i);
+            size_t at = row * job->stride + i;
+            const float *addend = job->beta != 0.0f ? job->source + at : NULL;
+            add_floats(count, job->scale, narrow ? widened : from, job->beta, addend,
+                       job->out + at);
         }
     }
 }
 
 ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, size_t rows,
-                            size_t columns, float alpha, float beta, float *out, size_t stride) {
+                            size_t columns, float alpha, float beta, const float *addend,
+                            float *out, size_t stride) {
     if (!surface) return ANE_ERROR_ARGUMENT;
     staging job = {.surface = surface,
                    .row = row,
                    .column = column,
                    .rows = rows,
                    .columns = columns,
+                   .source = addend,
                    .out = out,
                    .stride = stride,
                    .scale = alpha,
@@ -311,6 +316,7 @@ ane_status ane_surface_read(ane_surface *surface, size_t row, size_t column, siz
     ane_status status = check_block(surface, row, column, rows, columns);
     if (status != ANE_OK) return status;
     status = check_memory(&job, out, columns);
+    if (status == ANE_OK && beta != 0.0f) status = check_memory(&job, addend, columns);
     if (status != ANE_OK || rows == 0 || columns == 0) return status;
     status = surface_begin(surface, true);
     if (status != ANE_OK) return status;

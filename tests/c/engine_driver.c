@@ -164,7 +164,7 @@ static void misuse_nothing(void) {
     REQUIRE(ane_surface_lock(NULL, true) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_unlock(NULL) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_write(NULL, 0, 0, 0, 0, NULL, 0, false, 1) == ANE_ERROR_ARGUMENT);
-    REQUIRE(ane_surface_read(NULL, 0, 0, 0, 0, 1, 0, NULL, 0) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_surface_read(NULL, 0, 0, 0, 0, 1, 0, NULL, NULL, 0) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_copy(NULL, 0, 0, NULL, 0, 0, 0, 0) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_compile(NULL, "", 0, NULL, 0, NULL, NULL) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_program_load(NULL) == ANE_ERROR_ARGUMENT);
@@ -191,8 +191,9 @@ static void misuse_surfaces(ane_context *context) {
             ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_write(surface, 0, 0, 2, 2, NULL, 2, false, 1) == ANE_ERROR_ARGUMENT);
     REQUIRE(ane_surface_write(surface, 0, 0, 2, 2, values, 1, true, 1) == ANE_ERROR_ARGUMENT);
-    REQUIRE(ane_surface_read(surface, 0, 0, 2, 2, 1, 0, NULL, 2) == ANE_ERROR_ARGUMENT);
-    REQUIRE(ane_surface_read(surface, 2, 2, 0, 0, 1, 0, values, 0) == ANE_OK);
+    REQUIRE(ane_surface_read(surface, 0, 0, 2, 2, 1, 0, NULL, NULL, 2) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_surface_read(surface, 0, 0, 2, 2, 1, 1, NULL, values, 2) == ANE_ERROR_ARGUMENT);
+    REQUIRE(ane_surface_read(surface, 2, 2, 0, 0, 1, 0, NULL, values, 0) == ANE_OK);
     REQUIRE(ane_surface_unlock(surface) == ANE_ERROR_STATE);
     REQUIRE(ane_surface_lock(surface, false) == ANE_OK);
     REQUIRE(ane_surface_lock(surface, true) == ANE_ERROR_STATE);

@@ -65,7 +65,7 @@ static ane_status evaluate(trip *made) {
                                     &made->request);
     if (!status) status = ane_request_evaluate(made->request);
     return status ? status
-                  : ane_surface_read(made->surfaces[2], 0, 0, CHANNELS, WIDTH, 1.0f, 0.0f, values,
+                  : ane_surface_read(made->surfaces[2], 0, 0, CHANNELS, WIDTH, 1.0f, 0.0f, NULL, values,
                                      WIDTH);
 }
 
