@@ -65,8 +65,8 @@ static ane_status evaluate(trip *made) {
                                     &made->request);
     if (!status) status = ane_request_evaluate(made->request);
     return status ? status
-                  : ane_surface_read(made->surfaces[2], 0, 0, CHANNELS, WIDTH, 1.0f, 0.0f, NULL, values,
-                                     WIDTH);
+                  : ane_surface_read(made->surfaces[2], 0, 0, CHANNELS, WIDTH, 1.0f, 0.0f, NULL,
+                                     values, WIDTH);
 }
 
 static ane_status run(const char *driver, ane_dispatch dispatch) {
