@@ -39,7 +39,7 @@ typedef enum ane_numerics {
     ANE_FP16 = 0,   /* what is declared fp16 is rounded where it is stored; accumulation in fp32 */
     ANE_FP32 = 1,   /* nothing is rounded: surfaces and weights of declared fp16 values hold fp32 */
     ANE_HAZARD = 2, /* fp16 plus the measured defects of a chip (hazard flags) */
-    ANE_BF16 = 3    /* fp16, but factors of products are rounded to bf16: half the time on
+    ANE_BF16 = 3    /* fp16, but factors of products are rounded to bf16: up to twice as fast on
                        processors with instructions for it; others have the reference only */
 } ane_numerics;
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from compiled import ROOT
 from engine_cases import Op, literal, program_text, run
-from native_arrays import assert_close
+from native_arrays import assert_close, needs_bf16
 from numpy.random import Generator, default_rng
 from processors import EmulatedArm, Native, Processor
 
@@ -61,6 +61,7 @@ class Operand:
         return Matrix(processor.place(self.stored), *self.layout)
 
 
+TINY = [x * 2.0**-64 for x in (-1, -0.75, 0.25, 0.5, 1, 4)]  # products: 2^-132 to 2^-124
 PROBE = "tiles_probe"
 FP16 = ROOT / "csrc" / "base" / "fp16.c"
 
@@ -139,6 +140,30 @@ def test_bits_do_not_depend_on_threads_or_on_memory_for_panels(
     for size in ((300, 200, 600), (50, 700, 300), (33, 32, 33000)):
         for threads, short in ((1, False), (5, False), (2, True)):
             assert_defined_bits(processor, native, Case(size, flags, threads, short))
+
+
+@needs_bf16
+def test_subnormal_sums_count_as_zero_in_either_way_to_multiply_bf16(native: Native) -> None:
+    rng = default_rng(9)
+    m, n, k = 16, 64, 90
+    left, right = (rng.choice(TINY, shape).astype(np.float32) for shape in ((m, k), (k, n)))
+    matrices = [Matrix(native.place(x), x.shape[1], False, False) for x in (left, right)]
+    outs = []
+    for kernel in range(native.call("probe_kernels")):
+        if not native.call("probe_bf16", kernel):
+            continue
+        out = np.full((m, n), np.nan, np.float32)
+        product = Product(m, n, k, 1, *matrices, 0, native.place(out), n, False)
+        placed = native.place(np.frombuffer(product, np.uint8))
+        assert native.call("probe_multiply", kernel, 1, 0, placed) == 0
+        native.fetch(product.c, out)
+        outs.append(out.view(np.uint32))
+    assert len(outs) == 2
+    np.testing.assert_array_equal(*outs)
+    exact = (left.astype(np.float64) @ right).astype(np.float32)
+    assert np.any((outs[0] == 0) & (exact != 0))
+    assert np.any(outs[0].view(np.float32) > 0)
+    native.clear()
 
 
 def at_page_end(array: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 /* tile_pairs.h: what tiles.c does in registers with AVX512-BF16. Two neighbours in depth make a
- * word of a panel, each rounded to bf16, subnormal floats to zero; sums are fp32. Tiles are those
- * of the AVX-512 kernel, with words for floats, and are stored as there. */
+ * word of a panel, each rounded to bf16, subnormal floats to zero; sums are fp32, with zeros for
+ * subnormal ones. Tiles are those of the AVX-512 kernel, with words for floats, and are stored as
+ * there. Where multiply-adds of floats are faster than dot products of pairs, that kernel takes the
+ * same factors in the same order. */
 
 #define PAIRS __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")))
 #define WHOLE static inline __attribute__((always_inline)) PAIRS
@@ -143,16 +145,76 @@ PAIRS static void multiply_bf16(size_t words, const float *left, const float *ri
     }
 }
 
+/* Eight floats rounded to bf16. */
+WHOLE __m256 round_factors(const float *from) {
+    __m128i rounded = (__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(from));
+    return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(rounded), 16);
+}
+
+/* Panels of floats: factors are rounded, and of each two depths the second comes first. */
+WHOLE void round_panels(const operand *of, size_t width, float *panels) {
+    size_t rows = (of->length + width - 1) / width * of->depth;
+    for (size_t row = 0; row < rows; row++) {
+        size_t depth = row % of->depth;
+        bool paired = depth + 1 < of->depth;
+        float *first = panels + row * width, *second = paired ? first + width : first;
+        for (size_t i = 0; i < width; i += 8) {
+            __m256 left = round_factors(first + i), right = round_factors(second + i);
+            _mm256_storeu_ps(second + i, left);
+            _mm256_storeu_ps(first + i, right);
+        }
+        row += paired;
+    }
+}
+
+PAIRS static void pack_left_floats(const operand *from, float *to) {
+    pack_left_avx512(from, to);
+    round_panels(from, 8, to);
+}
+
+PAIRS static void pack_right_floats(const operand *from, float *to) {
+    pack_right_avx512(from, to);
+    round_panels(from, 32, to);
+}
+
+#define MEMORY_STAYS() asm volatile("" ::: "memory")
+
+/* Subnormal numbers are zeros, as in a dot product of pairs. */
+PAIRS static void multiply_floats(size_t words, const float *left, const float *right,
+                                  float *sums) {
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
+    MEMORY_STAYS();
+    multiply_avx512(words, left, right, sums);
+    MEMORY_STAYS();
+    _mm_setcsr(before);
+}
+
+static const tile_kernel kernel_bf16_floats = {
+    .name = "AVX-512 (bf16)",
+    .rows = 8,
+    .columns = 32,
+    .pairs = true,
+    .terms = 1,
+    .pack_left = pack_left_floats,
+    .pack_right = pack_right_floats,
+    .multiply = multiply_floats,
+    .store = store_avx512,
+};
+
 static const tile_kernel kernel_bf16 = {
     .name = "AVX512-BF16",
     .rows = 8,
     .columns = 32,
+    .pairs = true,
     .terms = 2,
+    .other = &kernel_bf16_floats,
     .pack_left = pack_left_bf16,
     .pack_right = pack_right_bf16,
     .multiply = multiply_bf16,
     .store = store_avx512,
 };
 
+#undef MEMORY_STAYS
 #undef PAIRS
 #undef WHOLE

@@ -4,12 +4,14 @@
  * the other in groups of panels by whoever multiplies them. Every element of a result is the sum of
  * equal blocks of depth, each summed by fused multiply-adds in their order, so its bits depend
  * neither on the kernel nor on how a product is cut among threads. With bf16, factors are rounded
- * to it as they are packed, two of them make a word of a panel, and a block has twice the depth. */
+ * to it as they are packed, terms are summed in pairs, and a block has twice the depth. */
 #include "base.h"
 
+#include <math.h>
 #include <string.h>
+#include <time.h>
 
-#define BLOCK_WORDS 256   /* of a block's depth: a panel of each side stays in first-level cache */
+#define BLOCK_TERMS 256   /* of a block's depth: a panel of each side stays in first-level cache */
 #define GROUP_LANES 128   /* rows or columns that a task packs and multiplies at a time */
 #define SHARED_LANES 1024 /* on the shared side: panels of one block stay in the caches */
 #define SHARED_FLOATS ((size_t)1 << 20)
@@ -17,8 +19,11 @@
 #define WORTH ((size_t)1 << 18) /* multiplications of a task, at least */
 #define DEPTHS 8                /* of rows that are copied into panels one after the other */
 #define AHEAD 16                /* rows that are on their way from memory meanwhile */
-#define MOST_ROWS 16            /* of a tile */
+#define TIMED_TILES 4           /* of each kernel, where there are two to choose from */
+#define TIMED_ROUNDS 12
+#define MOST_ROWS 16 /* of a tile */
 #define MOST_COLUMNS 64
+#define SPARE_FLOATS (BLOCK_TERMS * MOST_COLUMNS)
 #define CACHE_LINE 64
 
 /* A part of a matrix on its way into panels: `length` along which panels lie, by `depth`. */
@@ -38,8 +43,10 @@ typedef struct tile_finish {
 
 typedef struct tile_kernel {
     const char *name;
-    size_t rows, columns; /* of a tile */
-    size_t terms;         /* in a word of a panel */
+    size_t rows, columns;            /* of a tile */
+    bool pairs;                      /* of each two terms the second is added first */
+    size_t terms;                    /* in a word of a panel */
+    const struct tile_kernel *other; /* has the same bits, and is faster on some processors */
     void (*pack_left)(const operand *from, float *to);
     void (*pack_right)(const operand *from, float *to);
     void (*multiply)(size_t words, const float *left, const float *right, float *sums);
@@ -48,10 +55,50 @@ typedef struct tile_kernel {
 
 #include "tile_sets.h"
 
-/* --- memory for panels --- */
+/* --- kernels --- */
 
-#define SPARE_FLOATS (BLOCK_WORDS * MOST_COLUMNS)
-#define GROUP_FLOATS (BLOCK_WORDS * GROUP_LANES)
+/* Terms of a block's depth come in such units. */
+static size_t unit_of(const tile_kernel *kernel) {
+    return kernel->pairs ? 2 : 1;
+}
+
+/* Of the deepest block, in a panel. */
+static size_t words_of_block(const tile_kernel *kernel) {
+    return BLOCK_TERMS * unit_of(kernel) / kernel->terms;
+}
+
+/* Of the panels that a task packs. */
+static size_t group_floats(const tile_kernel *kernel) {
+    return words_of_block(kernel) * GROUP_LANES;
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A few tiles of zeros. */
+static double time_of(const tile_kernel *kernel, const float *zeros) {
+    float sums[MOST_ROWS * MOST_COLUMNS];
+    double start = seconds();
+    for (size_t tile = 0; tile < TIMED_TILES; tile++)
+        kernel->multiply(BLOCK_TERMS / kernel->terms, zeros, zeros, sums);
+    return seconds() - start;
+}
+
+/* A tenth of a millisecond is spent to find out. */
+static bool is_faster(const tile_kernel *kernel, const tile_kernel *than) {
+    _Alignas(64) float zeros[SPARE_FLOATS] = {0};
+    double least[2] = {INFINITY, INFINITY};
+    for (size_t i = 0; i < TIMED_ROUNDS; i++) {
+        least[0] = fmin(least[0], time_of(kernel, zeros));
+        least[1] = fmin(least[1], time_of(than, zeros));
+    }
+    return least[0] < least[1];
+}
+
+/* --- memory for panels --- */
 
 /* Begins with the next one while it is idle. */
 typedef struct buffer {
@@ -74,7 +121,7 @@ ane_tiles *ane_tiles_create(bool bf16) {
     const tile_kernel *best = best_kernel(bf16);
     ane_tiles *tiles = best ? ane_alloc(1, sizeof *tiles) : NULL;
     if (!tiles) return NULL;
-    tiles->kernel = best;
+    tiles->kernel = best->other && is_faster(best->other, best) ? best->other : best;
     pthread_mutex_init(&tiles->lock, NULL);
     return tiles;
 }
@@ -315,7 +362,7 @@ static void multiply_group(const tiles_run *run, const strip *of, size_t first, 
 static void multiply_strip(void *argument, size_t index) {
     const tiles_run *run = argument;
     _Alignas(64) float spare[SPARE_FLOATS];
-    float *taken = take(run->tiles, &run->tiles->groups, GROUP_FLOATS);
+    float *taken = take(run->tiles, &run->tiles->groups, group_floats(run->tiles->kernel));
     float *packed = taken ? taken : spare;
     bool left = !run->shares_left;
     strip all = strip_at(run, index, taken ? group_of(run, left) : width_of(run, left));
@@ -354,14 +401,15 @@ void ane_tiles_multiply(ane_tiles *tiles, ane_pool *pool, const ane_product *pro
     _Alignas(64) float spare[SPARE_FLOATS];
     tiles_run run = {.tiles = tiles, .product = product, .shares_left = product->m < product->n};
     run.threads = ane_pool_threads(pool);
-    size_t terms = tiles->kernel->terms, blocks = parts(product->k, BLOCK_WORDS * terms);
-    run.step = rounded_up(parts(product->k, blocks), terms);
+    size_t unit = unit_of(tiles->kernel), blocks = parts(product->k, BLOCK_TERMS * unit);
+    run.step = rounded_up(parts(product->k, blocks), unit);
     size_t side = run.shares_left ? product->m : product->n;
     size_t width = width_of(&run, run.shares_left);
     /* Each thread may be at a small product of its own. */
-    bool small = rounded_up(side, width) * blocks * words_of(&run, run.step) <= GROUP_FLOATS;
+    size_t group = group_floats(tiles->kernel);
+    bool small = rounded_up(side, width) * blocks * words_of(&run, run.step) <= group;
     buffer **idle = small ? &tiles->groups : &tiles->shared;
-    size_t room = small ? GROUP_FLOATS : SHARED_FLOATS;
+    size_t room = small ? group : SHARED_FLOATS;
     float *taken = take(tiles, idle, room);
     run.shared = taken ? taken : spare;
     size_t lanes = rounded_up(parts(side, parts(side, taken ? SHARED_LANES : width)), width);

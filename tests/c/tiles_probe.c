@@ -25,10 +25,12 @@ int probe_defined(bool bf16, const ane_product *product);
 
 static const tile_kernel *find_kernel(int number) {
 #if defined(HAS_KERNELS) && defined(__x86_64__)
-    const tile_kernel *kernels[] = {&kernel_avx2, &kernel_avx512, NULL}, *best = best_kernel(false);
+    const tile_kernel *kernels[] = {&kernel_avx2, &kernel_avx512, NULL, NULL, NULL};
+    const tile_kernel *best = best_kernel(false), *pairs = best_kernel(true);
     int count = best == kernels[1] ? 2 : best == kernels[0] ? 1 : 0;
-    kernels[count] = best_kernel(true);
-    return number <= count ? kernels[number] : NULL;
+    kernels[count] = pairs;
+    kernels[count + 1] = pairs ? pairs->other : NULL;
+    return number <= count + 1 ? kernels[number] : NULL;
 #else
     return number == 0 ? best_kernel(false) : NULL;
 #endif
@@ -41,7 +43,7 @@ int probe_kernels(void) {
 }
 
 int probe_bf16(int number) {
-    return find_kernel(number)->terms == 2;
+    return find_kernel(number)->pairs;
 }
 
 const char *probe_name(int number) {
