@@ -119,21 +119,32 @@ TARGET static void NAME(pack_right)(const operand *from, float *to) {
     NAME(pack)(from, COLUMNS, to);
 }
 
+WHOLE void NAME(add_depth)(const float *left, const float *right, NAME(vector) (*total)[VECTORS]) {
+    NAME(vector) b[VECTORS];
+#pragma GCC unroll 4
+    for (size_t j = 0; j < VECTORS; j++) memcpy(&b[j], right + j * LANES, sizeof b[j]);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < ROWS; i++) {
+        NAME(vector) a = FACTOR(left, i) - (NAME(vector)){0};
+#pragma GCC unroll 4
+        for (size_t j = 0; j < VECTORS; j++) total[i][j] = MULTIPLY_ADD(a, b[j], total[i][j]);
+    }
+}
+
 /* sums[ROWS][COLUMNS] of a panel of ROWS by one of COLUMNS. */
 TARGET static void NAME(multiply)(size_t depth, const float *left, const float *right,
-                                  float *sums) {
+                                  const void *const *lines, float *sums) {
     NAME(vector) total[ROWS][VECTORS] = {0};
-    for (size_t p = 0; p < depth; p++, left += ROWS, right += COLUMNS) {
-        NAME(vector) b[VECTORS];
-#pragma GCC unroll 4
-        for (size_t j = 0; j < VECTORS; j++) memcpy(&b[j], right + j * LANES, sizeof b[j]);
-#pragma GCC unroll 16
-        for (size_t i = 0; i < ROWS; i++) {
-            NAME(vector) a = FACTOR(left, i) - (NAME(vector)){0};
-#pragma GCC unroll 4
-            for (size_t j = 0; j < VECTORS; j++) total[i][j] = MULTIPLY_ADD(a, b[j], total[i][j]);
-        }
+    size_t whole = depth / SPACING;
+    for (size_t line = 0; line < whole; line++) {
+        __builtin_prefetch(lines[line]);
+        prefetch_panel(left, SPACING * ROWS);
+#pragma GCC unroll 8
+        for (size_t p = 0; p < SPACING; p++, left += ROWS, right += COLUMNS)
+            NAME(add_depth)(left, right, total);
     }
+    for (size_t p = whole * SPACING; p < depth; p++, left += ROWS, right += COLUMNS)
+        NAME(add_depth)(left, right, total);
 #pragma GCC unroll 16
     for (size_t i = 0; i < ROWS; i++)
 #pragma GCC unroll 4

@@ -123,21 +123,32 @@ PAIRS static void pack_right_bf16(const operand *from, float *to) {
     pack_pairs(from, 32, to);
 }
 
+WHOLE void add_words(const float *left, const float *right, __m512 (*total)[2]) {
+    __m512bh first = (__m512bh)_mm512_loadu_ps(right);
+    __m512bh second = (__m512bh)_mm512_loadu_ps(right + 16);
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) {
+        __m512bh both = (__m512bh)_mm512_set1_ps(left[i]);
+        total[i][0] = _mm512_dpbf16_ps(total[i][0], both, first);
+        total[i][1] = _mm512_dpbf16_ps(total[i][1], both, second);
+    }
+}
+
 /* sums[8][32] of a panel of 8 by one of 32. */
-PAIRS static void multiply_bf16(size_t words, const float *left, const float *right, float *sums) {
+PAIRS static void multiply_bf16(size_t words, const float *left, const float *right,
+                                const void *const *lines, float *sums) {
     __m512 total[8][2];
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; i++) total[i][0] = total[i][1] = _mm512_setzero_ps();
-    for (size_t p = 0; p < words; p++, left += 8, right += 32) {
-        __m512bh first = (__m512bh)_mm512_loadu_ps(right);
-        __m512bh second = (__m512bh)_mm512_loadu_ps(right + 16);
+    size_t whole = words / SPACING;
+    for (size_t line = 0; line < whole; line++) {
+        __builtin_prefetch(lines[line]);
+        prefetch_panel(left, SPACING * 8);
 #pragma GCC unroll 8
-        for (size_t i = 0; i < 8; i++) {
-            __m512bh both = (__m512bh)_mm512_set1_ps(left[i]);
-            total[i][0] = _mm512_dpbf16_ps(total[i][0], both, first);
-            total[i][1] = _mm512_dpbf16_ps(total[i][1], both, second);
-        }
+        for (size_t p = 0; p < SPACING; p++, left += 8, right += 32) add_words(left, right, total);
     }
+    for (size_t p = whole * SPACING; p < words; p++, left += 8, right += 32)
+        add_words(left, right, total);
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; i++) {
         _mm512_storeu_ps(sums + 32 * i, total[i][0]);
@@ -181,11 +192,11 @@ PAIRS static void pack_right_floats(const operand *from, float *to) {
 
 /* Subnormal numbers are zeros, as in a dot product of pairs. */
 PAIRS static void multiply_floats(size_t words, const float *left, const float *right,
-                                  float *sums) {
+                                  const void *const *lines, float *sums) {
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
     MEMORY_STAYS();
-    multiply_avx512(words, left, right, sums);
+    multiply_avx512(words, left, right, lines, sums);
     MEMORY_STAYS();
     _mm_setcsr(before);
 }

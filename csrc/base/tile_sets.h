@@ -24,6 +24,12 @@ static inline void prefetch(const operand *from, size_t at, bool half) {
     __builtin_prefetch((const char *)from->data + at * (half ? 2 : 4));
 }
 
+/* The panels of the left side are read one after the other, what comes next perhaps from afar. */
+static inline void prefetch_panel(const float *left, size_t floats) {
+    for (size_t i = 0; i < floats; i += CACHE_LINE / sizeof *left)
+        __builtin_prefetch(left + PANEL_AHEAD + i);
+}
+
 #if defined(__x86_64__)
 
 #define NAME(x) x##_avx512

@@ -25,6 +25,9 @@
 #define MOST_COLUMNS 64
 #define SPARE_FLOATS (BLOCK_TERMS * MOST_COLUMNS)
 #define CACHE_LINE 64
+#define SPACING 8 /* words of a tile's depth for each cache line that comes meanwhile */
+#define LINES (2 * BLOCK_TERMS / SPACING)
+#define PANEL_AHEAD 512 /* floats */
 
 /* A part of a matrix on its way into panels: `length` along which panels lie, by `depth`. */
 typedef struct operand {
@@ -49,7 +52,9 @@ typedef struct tile_kernel {
     const struct tile_kernel *other; /* has the same bits, and is faster on some processors */
     void (*pack_left)(const operand *from, float *to);
     void (*pack_right)(const operand *from, float *to);
-    void (*multiply)(size_t words, const float *left, const float *right, float *sums);
+    /* lines: what is brought from memory meanwhile, words / SPACING addresses. */
+    void (*multiply)(size_t words, const float *left, const float *right, const void *const *lines,
+                     float *sums);
     void (*store)(const float *sums, const tile_finish *how, float *out, size_t stride);
 } tile_kernel;
 
@@ -81,9 +86,11 @@ static double seconds(void) {
 /* A few tiles of zeros. */
 static double time_of(const tile_kernel *kernel, const float *zeros) {
     float sums[MOST_ROWS * MOST_COLUMNS];
+    const void *lines[LINES];
+    for (size_t i = 0; i < LINES; i++) lines[i] = zeros;
     double start = seconds();
     for (size_t tile = 0; tile < TIMED_TILES; tile++)
-        kernel->multiply(BLOCK_TERMS / kernel->terms, zeros, zeros, sums);
+        kernel->multiply(BLOCK_TERMS / kernel->terms, zeros, zeros, lines, sums);
     return seconds() - start;
 }
 
@@ -200,23 +207,36 @@ static void store_part(const block *at, const float *sums, size_t rows, size_t c
     }
 }
 
-/* Rows of a result are far apart: they come from memory while their sums are computed. */
-static inline void fetch_result(const block *at, const float *out) {
+/* What comes from memory while a tile is computed, a line now and then. */
+typedef struct brought {
+    size_t count, most;
+    const void *lines[LINES];
+} brought;
+
+static inline void bring(brought *all, const void *line) {
+    if (all->count < all->most)
+        all->lines[all->count++] = line;
+    else
+        __builtin_prefetch(line);
+}
+
+/* Rows of a result are far apart. */
+static inline void bring_result(const block *at, const float *out, brought *all) {
     for (size_t i = 0; i < at->kernel->rows; i++, out += at->stride) {
-        __builtin_prefetch(out, 1);
-        __builtin_prefetch(out + at->kernel->columns - 1, 1);
+        bring(all, out);
+        bring(all, out + at->kernel->columns - 1);
     }
 }
 
-/* What is packed next comes from memory meanwhile too: a share of it with each tile. */
-static inline void fetch_next(const block *at, size_t tile, size_t tiles) {
+/* A share of what is packed next. */
+static inline void bring_next(const block *at, size_t tile, size_t tiles, brought *all) {
     const operand *next = &at->next;
     size_t element = next->half ? 2 : 4;
     size_t rows = next->across ? next->length : next->depth;
     size_t bytes = (next->across ? next->depth : next->length) * element;
     for (size_t row = tile * rows / tiles; row < (tile + 1) * rows / tiles; row++) {
         const char *from = (const char *)next->data + row * next->stride * element;
-        for (size_t i = 0; i < bytes; i += CACHE_LINE) __builtin_prefetch(from + i, 0, 2);
+        for (size_t i = 0; i < bytes; i += CACHE_LINE) bring(all, from + i);
     }
 }
 
@@ -230,9 +250,13 @@ static void run_block(const block *at) {
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
             float *out = at->out + row * at->stride + column;
             size_t rows = at->rows - row;
-            fetch_result(at, out);
-            fetch_next(at, tile++, tiles);
-            kernel->multiply(at->words, at->left + row * at->words, right, sums);
+            brought all; /* its lines have no value yet: to clear them takes 3 % of the time */
+            all.count = 0;
+            all.most = at->words / SPACING;
+            bring_result(at, out, &all);
+            bring_next(at, tile++, tiles, &all);
+            while (all.count < all.most) bring(&all, right); /* is there already */
+            kernel->multiply(at->words, at->left + row * at->words, right, all.lines, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, out, at->stride);
             else
