@@ -152,17 +152,31 @@ TARGET static void NAME(multiply)(size_t depth, const float *left, const float *
             *(NAME(stored) *)(sums + i * COLUMNS + j * LANES) = total[i][j];
 }
 
+WHOLE void NAME(store_as)(const float *sums, const tile_finish *how, bool adds, bool rounds,
+                          float *out, size_t stride) {
+    float alpha = how->alpha, beta = how->beta;
+    for (size_t i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (size_t j = 0; j < VECTORS; j++) {
+            NAME(vector) value = NAME(load)(sums, i * COLUMNS + j * LANES, false) * alpha;
+            float *to = out + i * stride + j * LANES;
+            if (adds) value += NAME(load)(to, 0, false) * beta;
+            if (rounds) value = ROUND(value);
+            memcpy(to, &value, sizeof value);
+        }
+}
+
 /* A whole tile of the result from its sums. */
 TARGET static void NAME(store)(const float *sums, const tile_finish *how, float *out,
                                size_t stride) {
-    for (size_t i = 0; i < ROWS; i++)
-        for (size_t j = 0; j < VECTORS; j++) {
-            NAME(vector) value = NAME(load)(sums, i * COLUMNS + j * LANES, false) * how->alpha;
-            float *to = out + i * stride + j * LANES;
-            if (how->beta != 0.0f) value += NAME(load)(to, 0, false) * how->beta;
-            if (how->rounds) value = ROUND(value);
-            memcpy(to, &value, sizeof value);
-        }
+    if (how->beta != 0.0f && how->rounds)
+        NAME(store_as)(sums, how, true, true, out, stride);
+    else if (how->beta != 0.0f)
+        NAME(store_as)(sums, how, true, false, out, stride);
+    else if (how->rounds)
+        NAME(store_as)(sums, how, false, true, out, stride);
+    else
+        NAME(store_as)(sums, how, false, false, out, stride);
 }
 
 static const tile_kernel NAME(kernel) = {
