@@ -164,18 +164,16 @@ WHOLE __m256 round_factors(const float *from) {
 
 /* Panels of floats: factors are rounded, and of each two depths the second comes first. */
 WHOLE void round_panels(const operand *of, size_t width, float *panels) {
-    size_t rows = (of->length + width - 1) / width * of->depth;
-    for (size_t row = 0; row < rows; row++) {
-        size_t depth = row % of->depth;
-        bool paired = depth + 1 < of->depth;
-        float *first = panels + row * width, *second = paired ? first + width : first;
-        for (size_t i = 0; i < width; i += 8) {
-            __m256 left = round_factors(first + i), right = round_factors(second + i);
-            _mm256_storeu_ps(second + i, left);
-            _mm256_storeu_ps(first + i, right);
+    for (size_t lane = 0; lane < of->length; lane += width)
+        for (size_t depth = 0; depth < of->depth; depth += 2) {
+            float *first = panels + lane * of->depth + depth * width;
+            float *second = depth + 1 < of->depth ? first + width : first;
+            for (size_t i = 0; i < width; i += 8) {
+                __m256 left = round_factors(first + i), right = round_factors(second + i);
+                _mm256_storeu_ps(second + i, left);
+                _mm256_storeu_ps(first + i, right);
+            }
         }
-        row += paired;
-    }
 }
 
 PAIRS static void pack_left_floats(const operand *from, float *to) {
