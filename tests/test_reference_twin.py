@@ -216,6 +216,180 @@ def test_random_programs_give_the_same_bits_as_the_reference(
     assert_same_bits(fast, slow)
 
 
+EXACT = 2**23  # whole numbers below it have exact sums in fp32, in any order
+
+
+@dataclass
+class StackedProgram(RandomProgram):
+    """Outputs put together of pieces, which later ops read too; `largest` bounds each value."""
+
+    width: int = 64  # of the outputs: rows of 64 lie side by side, others have gaps between them
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def bounded(self, kind: str, arguments: dict[str, str], shape: Shape, largest: float) -> str:
+        self.emit(kind, arguments, shape)
+        name = self.values[-1][0]
+        self.largest[name] = largest
+        return name
+
+    def combine(self) -> None:
+        a, shape = self.pick()
+        b = self.rng.choice([name for name, its in self.values if its == shape])
+        kind = self.rng.choice(["add", "sub", "maximum"])
+        self.bounded(kind, {"x": a, "y": b}, shape, self.largest[a] + self.largest[b])
+
+    def scale(self) -> None:
+        name, shape = self.pick()
+        factor = literal(np.array(64.0, np.float16))
+        self.bounded("mul", {"x": name, "y": factor}, shape, 64 * self.largest[name])
+
+    def convolve(self) -> None:
+        name, (_, channels, height, width) = self.pick()
+        largest = 2 * self.largest[name] * channels + 1
+        if largest > EXACT or channels * height * width > 10000:
+            return
+        weight = [[[[self.rng.randint(-2, 2)]] for _ in range(channels)] for _ in range(self.width)]
+        arguments = {
+            "x": name, "weight": literal(np.array(weight, np.float16)),
+            "strides": literal([1, 1]), "pad_type": literal("valid"),
+            "pad": literal([0, 0, 0, 0]), "dilations": literal([1, 1]), "groups": literal(1),
+            "bias": literal(np.array([i % 2 for i in range(self.width)], np.float16)),
+        }  # fmt: skip
+        self.bounded("conv", arguments, (1, self.width, height, width), largest)
+
+    def reshaped(self, name: str, shape: Shape) -> str:
+        arguments = {"x": name, "shape": literal(list(shape))}
+        return self.bounded("reshape", arguments, shape, self.largest[name])
+
+    def turn(self) -> None:
+        name, shape = self.rng.choice(self.values)
+        rows, columns = shape[0] * shape[1], size(shape[2:])
+        if len(shape) == 2:
+            rows, columns = shape
+        elif len(shape) == 4:
+            name = self.reshaped(name, (rows, columns))
+        else:
+            return
+        arguments = {"x": name, "perm": literal([1, 0])}
+        turned = self.bounded("transpose", arguments, (columns, rows), self.largest[name])
+        self.reshaped(turned, (1, columns, 1, rows))
+
+    def multiply(self) -> None:
+        """Rows of one by columns of another, in the way of a program for the ANE."""
+        a, a_shape = self.pick()
+        others = [(b, its) for b, its in self.values if len(its) == 4 and its[1] == a_shape[1]]
+        b, b_shape = self.rng.choice(others)
+        largest = self.largest[a] * self.largest[b] * a_shape[1]
+        if largest > EXACT or (a_shape[3] % self.width and b_shape[3] % self.width):
+            return
+        batch = (1,) * self.rng.randint(0, 1)
+        left = self.reshaped(a, (*batch, a_shape[1], a_shape[3]))
+        right = self.reshaped(b, (*batch, b_shape[1], b_shape[3]))
+        arguments = {"x": left, "y": right, "transpose_x": literal(True)}
+        arguments["transpose_y"] = literal(False)
+        out = self.bounded("matmul", arguments, (*batch, a_shape[3], b_shape[3]), largest)
+        if self.rng.random() < 0.7:
+            self.reshaped(out, (1, a_shape[3], 1, b_shape[3]))
+
+    def pick(self) -> tuple[str, Shape]:
+        return self.rng.choice([value for value in self.values if len(value[1]) == 4])
+
+    def stack(self, names: list[str]) -> str:
+        """[1, rows, 1, width]; a part of the names is stacked by itself first."""
+        shapes = dict(self.values)
+        if len(names) > 2 and self.rng.random() < 0.5:
+            names = [self.stack(names[:2]), *names[2:]]
+            shapes = dict(self.values)
+        rows = [size(shapes[name]) // self.width for name in names]
+        parts = [
+            name
+            if shapes[name] == (1, n, 1, self.width)
+            else self.reshaped(name, (1, n, 1, self.width))
+            for name, n in zip(names, rows, strict=True)
+        ]
+        return self.joined(parts, 1, (1, sum(rows), 1, self.width))
+
+    def joined(self, parts: list[str], axis: int, shape: Shape) -> str:
+        """Along the last axis, elements of the parts take turns."""
+        arguments = {"values": f"({', '.join(parts)})", "axis": literal(axis)}
+        arguments["interleave"] = literal(axis == 3)
+        return self.bounded("concat", arguments, shape, max(self.largest[name] for name in parts))
+
+    def outputs(self) -> list[str]:
+        made = [name for op in self.ops for name, *_ in op.results]
+        shapes = dict(self.values)
+        pieces = [name for name in made if size(shapes[name]) % self.width == 0] or ["v0"]
+        out = []
+        for _ in range(self.rng.randint(1, 2)):
+            out.append(self.stack([self.rng.choice(pieces) for _ in range(self.rng.randint(1, 5))]))
+            pieces += [name for name, shape in self.values if shape[2:] == (1, self.width)]
+        if self.rng.random() < 0.3:
+            part, shape = self.pick()
+            same = [name for name, other in self.values if other == shape]
+            whole = (*shape[:3], 2 * shape[3])
+            out.append(self.joined([part, self.rng.choice(same)], 3, whole))
+        return out
+
+
+def stacked_program(seed: int, whole: bool) -> tuple[str, dict[str, np.ndarray]]:
+    """Text and inputs, which are whole numbers if the result may not depend on their order."""
+    rng = random.Random(seed)
+    source = np.random.default_rng(seed)
+    width = rng.choice([48, 64])
+    shapes = {"v0": (1, rng.choice([24, 96]), 1, width), "v1": (1, width, 1, 4 * width)}
+    inputs = {
+        name: (source.integers(-3, 4, shape) if whole else source.standard_normal(shape)).astype(
+            np.float16
+        )
+        for name, shape in shapes.items()
+    }
+    program = StackedProgram(rng, "fp16", list(shapes.items()), width=width)
+    program.largest = dict.fromkeys(shapes, 3.0)
+    kinds = [program.combine, program.scale, program.turn, program.convolve]
+    for _ in range(rng.randint(2, 14)):
+        rng.choice([*kinds, program.multiply, program.multiply])()
+    outputs = program.outputs()
+    return program_text(inputs, program.ops, outputs), inputs
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_stacked_outputs_have_the_same_bits_as_the_reference(
+    seed: int, twins: tuple[Context, Context]
+) -> None:
+    text, inputs = stacked_program(seed, whole=False)
+    fast, slow = (run(context, text, inputs) for context in twins)
+    assert_same_bits(fast, slow)
+
+
+def test_products_that_an_output_wants_in_another_order(twins: tuple[Context, Context]) -> None:
+    """Interleaved along their columns, and turned where a stack of others reads them."""
+    shapes: dict[str, Shape] = {"v0": (64, 48), "v1": (64, 32)}
+    program = StackedProgram(random.Random(1), "fp16", list(shapes.items()))
+    program.largest = dict.fromkeys(shapes, 1.0)
+    turned = {"x": "v0", "y": "v1", "transpose_x": literal(True), "transpose_y": literal(False)}
+    taken, stacked = (program.bounded("matmul", turned, (48, 32), 1.0) for _ in range(2))
+    back = program.bounded("transpose", {"x": stacked, "perm": literal([1, 0])}, (32, 48), 1.0)
+    stack = {"values": f"({back}, {back})", "axis": literal(0), "interleave": literal(False)}
+    both = program.bounded("concat", stack, (64, 48), 1.0)
+    doubled = program.bounded("add", {"x": both, "y": both}, (64, 48), 2.0)
+    pair = {"values": f"({taken}, {taken})", "axis": literal(1), "interleave": literal(True)}
+    mixed = program.bounded("concat", pair, (48, 64), 1.0)
+    rng = np.random.default_rng(1)
+    inputs = {name: rng.standard_normal(its).astype(np.float16) for name, its in shapes.items()}
+    text = program_text(inputs, program.ops, [mixed, stacked, both, doubled])
+    fast, slow = (run(context, text, inputs) for context in twins)
+    assert_same_bits(fast, slow)
+
+
+@pytest.mark.parametrize("numerics", ["fp16", "bf16"])
+@pytest.mark.parametrize("seed", range(60))
+def test_stacked_products_of_whole_numbers_are_exact_in_any_order(seed: int, numerics: str) -> None:
+    text, inputs = stacked_program(seed, whole=True)
+    fast = run(Context(numerics, threads=2), text, inputs)
+    slow = run(Context(numerics, threads=1, blas=None, reference=True), text, inputs)
+    assert_same_bits(fast, slow)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_constant_folding_does_not_change_a_result(seed: int) -> None:
     text, inputs = random_program(seed)

@@ -43,6 +43,8 @@ class Product(ctypes.Structure):
         ("c", ctypes.c_void_p),
         ("ldc", ctypes.c_size_t),
         ("rounds", ctypes.c_bool),
+        ("halves", ctypes.c_void_p),
+        ("halves_stride", ctypes.c_size_t),
     )
 
 
@@ -62,6 +64,7 @@ class Operand:
 
 
 TINY = [x * 2.0**-64 for x in (-1, -0.75, 0.25, 0.5, 1, 4)]  # products: 2^-132 to 2^-124
+UNTOUCHED = 0x1234
 PROBE = "tiles_probe"
 FP16 = ROOT / "csrc" / "base" / "fp16.c"
 
@@ -89,6 +92,12 @@ class Case:
     threads: int = 2
     short: bool = False
 
+    @property
+    def narrows(self) -> bool:
+        """Whether the result is wanted in fp16 as well."""
+        _, _, left_half, right_half, adds = self.flags
+        return left_half and right_half and not adds
+
     def result(self, processor: Processor, function: str, *arguments: int) -> np.ndarray:
         """What a function of the probe makes of it; the product is its last argument."""
         m, n, k = self.size
@@ -101,11 +110,19 @@ class Case:
         if not adds:
             out[:, :n] = np.nan  # what is not read
         out = out.ravel()[:-5]
+        halves = np.full((m, n + 3), UNTOUCHED, np.uint16)
         product = Product(m, n, k, alpha, a.placed(processor), b.placed(processor), beta,
                           processor.place(out), n + 5, left_half and not adds)  # fmt: skip
+        if self.narrows:
+            product.halves, product.halves_stride = processor.place(halves), n + 3
         placed = processor.place(np.frombuffer(product, np.uint8))
         assert processor.call(function, *arguments, placed) == 0
         processor.fetch(product.c, out)
+        if self.narrows and function == "probe_multiply":
+            processor.fetch(product.halves, halves)
+            floats = np.append(out, np.zeros(5, np.float32)).reshape(m, n + 5)[:, :n]
+            np.testing.assert_array_equal(halves[:, :n], floats.astype(np.float16).view(np.uint16))
+            assert (halves[:, n:] == UNTOUCHED).all()
         processor.clear()
         return out.view(np.uint32)
 

@@ -89,7 +89,9 @@ typedef struct ane_product {
     float beta;
     float *c;
     size_t ldc;
-    bool rounds; /* C becomes what fp16 can hold */
+    bool rounds;      /* C becomes what fp16 can hold */
+    uint16_t *halves; /* of a product that rounds: C as fp16 as well; NULL: not wanted */
+    size_t halves_stride;
 } ane_product;
 
 typedef struct ane_tiles ane_tiles;

@@ -193,8 +193,12 @@ static void library_gemm(const ane_blas *blas, const ane_product *product) {
                     a.data, lda, b.data, ldb, product->beta, product->c, ldc);
     else
         reference_gemm(product, blas->bf16);
-    for (size_t row = 0; product->rounds && row < m; row++)
-        ane_round_to_half(n, product->c + row * product->ldc);
+    for (size_t row = 0; product->rounds && row < m; row++) {
+        float *out = product->c + row * product->ldc;
+        ane_round_to_half(n, out);
+        if (product->halves)
+            ane_halves_from_floats(n, out, product->halves + row * product->halves_stride);
+    }
 }
 
 /* Of narrower products, tiles would compute more that nobody wants. */
@@ -228,6 +232,7 @@ ane_product ane_product_rows(const ane_product *product, size_t start, size_t le
     part.m = length;
     part.a = from_row(product->a, start);
     part.c += start * product->ldc;
+    if (part.halves) part.halves += start * product->halves_stride;
     return part;
 }
 
@@ -238,6 +243,7 @@ ane_product ane_product_columns(const ane_product *product, size_t start, size_t
     part.b = from_row(part.b, start);
     part.b.transposed = product->b.transposed;
     part.c += start;
+    if (part.halves) part.halves += start;
     return part;
 }
 

@@ -1,8 +1,8 @@
 /* tile_kernel.h: what tiles.c does in registers, for one instruction set. Included once for each,
  * with NAME(x) for its functions, TITLE for itself, TARGET for their attribute, LANES floats of a
- * vector, ROWS and VECTORS of a tile in registers, and FACTOR, MULTIPLY_ADD, ROUND, WIDEN,
- * WIDEN_GROUP, LOW and HIGH. GROUP divides ROWS and LANES: packing turns so many rows by LANES
- * depths. */
+ * vector, ROWS and VECTORS of a tile in registers, and FACTOR, MULTIPLY_ADD, ROUND, NARROW,
+ * WIDEN, WIDEN_GROUP, LOW and HIGH. GROUP divides ROWS and LANES: packing turns so many rows by
+ * LANES depths. */
 
 #define COLUMNS (VECTORS * LANES)
 #define WHOLE static inline __attribute__((always_inline)) TARGET
@@ -153,30 +153,35 @@ TARGET static void NAME(multiply)(size_t depth, const float *left, const float *
 }
 
 WHOLE void NAME(store_as)(const float *sums, const tile_finish *how, bool adds, bool rounds,
-                          float *out, size_t stride) {
+                          bool narrows, const tile_place *place) {
     float alpha = how->alpha, beta = how->beta;
     for (size_t i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
         for (size_t j = 0; j < VECTORS; j++) {
             NAME(vector) value = NAME(load)(sums, i * COLUMNS + j * LANES, false) * alpha;
-            float *to = out + i * stride + j * LANES;
+            float *to = place->out + i * place->stride + j * LANES;
             if (adds) value += NAME(load)(to, 0, false) * beta;
             if (rounds) value = ROUND(value);
             memcpy(to, &value, sizeof value);
+            if (narrows) NARROW(place->halves + i * place->halves_stride + j * LANES, value);
         }
 }
 
 /* A whole tile of the result from its sums. */
-TARGET static void NAME(store)(const float *sums, const tile_finish *how, float *out,
-                               size_t stride) {
-    if (how->beta != 0.0f && how->rounds)
-        NAME(store_as)(sums, how, true, true, out, stride);
-    else if (how->beta != 0.0f)
-        NAME(store_as)(sums, how, true, false, out, stride);
+TARGET static void NAME(store)(const float *sums, const tile_finish *how, const tile_place *to) {
+    bool adds = how->beta != 0.0f;
+    if (adds && to->halves)
+        NAME(store_as)(sums, how, true, true, true, to);
+    else if (to->halves)
+        NAME(store_as)(sums, how, false, true, true, to);
+    else if (adds && how->rounds)
+        NAME(store_as)(sums, how, true, true, false, to);
+    else if (adds)
+        NAME(store_as)(sums, how, true, false, false, to);
     else if (how->rounds)
-        NAME(store_as)(sums, how, false, true, out, stride);
+        NAME(store_as)(sums, how, false, true, false, to);
     else
-        NAME(store_as)(sums, how, false, false, out, stride);
+        NAME(store_as)(sums, how, false, false, false, to);
 }
 
 static const tile_kernel NAME(kernel) = {
@@ -202,6 +207,8 @@ static const tile_kernel NAME(kernel) = {
 #undef FACTOR
 #undef MULTIPLY_ADD
 #undef ROUND
+#undef NARROW
+#undef HALVES
 #undef WIDEN
 #undef WIDEN_GROUP
 #undef LOW

@@ -41,7 +41,9 @@ static inline void prefetch_panel(const float *left, size_t floats) {
 #define VECTORS 2
 #define FACTOR(row, i) row[i]
 #define MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define ROUND(x) _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define HALVES(x) _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define ROUND(x) _mm512_cvtph_ps(HALVES(x))
+#define NARROW(to, x) _mm256_storeu_si256((__m256i *)(to), HALVES(x))
 #define WIDEN(at) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(at)))
 #define WIDEN_GROUP(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
 #define LOW(a, b)                                                                                  \
@@ -59,7 +61,9 @@ static inline void prefetch_panel(const float *left, size_t floats) {
 #define VECTORS 3
 #define FACTOR(row, i) row[i]
 #define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define ROUND(x) _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define HALVES(x) _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define ROUND(x) _mm256_cvtph_ps(HALVES(x))
+#define NARROW(to, x) _mm_storeu_si128((__m128i *)(to), HALVES(x))
 #define WIDEN(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
 #define WIDEN_GROUP(at) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(at)))
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
@@ -87,7 +91,9 @@ static const tile_kernel *best_kernel(bool bf16) {
 #define VECTORS 3
 #define FACTOR(row, i) vld1q_f32(row + i / 4 * 4)[i % 4]
 #define MULTIPLY_ADD(a, b, c) vfmaq_f32(c, a, b)
-#define ROUND(x) vcvt_f32_f16(vcvt_f16_f32(x))
+#define HALVES(x) vcvt_f16_f32(x)
+#define ROUND(x) vcvt_f32_f16(HALVES(x))
+#define NARROW(to, x) vst1_u16(to, vreinterpret_u16_f16(HALVES(x)))
 #define WIDEN(at) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)))
 #define WIDEN_GROUP(at) WIDEN(at)
 #define LOW(a, b) vzip1q_f32(a, b)

@@ -44,6 +44,14 @@ typedef struct tile_finish {
     bool rounds;
 } tile_finish;
 
+/* Where a tile goes. */
+typedef struct tile_place {
+    float *out;
+    size_t stride;
+    uint16_t *halves; /* the same as fp16; NULL: not wanted */
+    size_t halves_stride;
+} tile_place;
+
 typedef struct tile_kernel {
     const char *name;
     size_t rows, columns;            /* of a tile */
@@ -55,7 +63,7 @@ typedef struct tile_kernel {
     /* lines: what is brought from memory meanwhile, words / SPACING addresses. */
     void (*multiply)(size_t words, const float *left, const float *right, const void *const *lines,
                      float *sums);
-    void (*store)(const float *sums, const tile_finish *how, float *out, size_t stride);
+    void (*store)(const float *sums, const tile_finish *how, const tile_place *to);
 } tile_kernel;
 
 #include "tile_sets.h"
@@ -189,22 +197,30 @@ typedef struct block {
     const float *left, *right; /* panels */
     size_t rows, columns, words;
     tile_finish finish;
-    float *out;
-    size_t stride;
+    tile_place place;
     operand next; /* what the same thread packs after it, perhaps */
 } block;
 
 /* A tile at the edge of the result: only a part of its sums is wanted. */
 static void store_part(const block *at, const float *sums, size_t rows, size_t columns,
-                       float *out) {
+                       const tile_place *to) {
     const tile_finish *how = &at->finish;
-    for (size_t i = 0; i < rows; i++, out += at->stride, sums += at->kernel->columns) {
+    for (size_t i = 0; i < rows; i++, sums += at->kernel->columns) {
+        float *out = to->out + i * to->stride;
         for (size_t j = 0; j < columns; j++) {
             float value = sums[j] * how->alpha;
             out[j] = how->beta != 0.0f ? value + out[j] * how->beta : value;
         }
         if (how->rounds) ane_round_to_half(columns, out);
+        if (to->halves) ane_halves_from_floats(columns, out, to->halves + i * to->halves_stride);
     }
+}
+
+/* The place of a part, from (row, column) on. */
+static tile_place place_at(tile_place whole, size_t row, size_t column) {
+    whole.out += row * whole.stride + column;
+    if (whole.halves) whole.halves += row * whole.halves_stride + column;
+    return whole;
 }
 
 /* What comes from memory while a tile is computed, a line now and then. */
@@ -221,10 +237,12 @@ static inline void bring(brought *all, const void *line) {
 }
 
 /* Rows of a result are far apart. */
-static inline void bring_result(const block *at, const float *out, brought *all) {
-    for (size_t i = 0; i < at->kernel->rows; i++, out += at->stride) {
+static inline void bring_result(const block *at, const tile_place *to, brought *all) {
+    for (size_t i = 0; i < at->kernel->rows; i++) {
+        const float *out = to->out + i * to->stride;
         bring(all, out);
         bring(all, out + at->kernel->columns - 1);
+        if (to->halves) bring(all, to->halves + i * to->halves_stride);
     }
 }
 
@@ -248,20 +266,20 @@ static void run_block(const block *at) {
         const float *right = at->right + column * at->words;
         size_t columns = at->columns - column;
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
-            float *out = at->out + row * at->stride + column;
+            tile_place to = place_at(at->place, row, column);
             size_t rows = at->rows - row;
             brought all; /* its lines have no value yet: to clear them takes 3 % of the time */
             all.count = 0;
             all.most = at->words / SPACING;
-            bring_result(at, out, &all);
+            bring_result(at, &to, &all);
             bring_next(at, tile++, tiles, &all);
             while (all.count < all.most) bring(&all, right); /* is there already */
             kernel->multiply(at->words, at->left + row * at->words, right, all.lines, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
-                kernel->store(sums, &at->finish, out, at->stride);
+                kernel->store(sums, &at->finish, &to);
             else
                 store_part(at, sums, rows < kernel->rows ? rows : kernel->rows,
-                           columns < kernel->columns ? columns : kernel->columns, out);
+                           columns < kernel->columns ? columns : kernel->columns, &to);
         }
     }
 }
@@ -369,16 +387,19 @@ static void multiply_group(const tiles_run *run, const strip *of, size_t first, 
     const ane_product *product = run->product;
     const float *shared = shared_at(run, depth);
     size_t count = least(of->lanes, of->end - first);
-    block at = {.kernel = run->tiles->kernel, .stride = product->ldc};
+    bool last = depth + terms_at(run, depth) == product->k;
+    block at = {.kernel = run->tiles->kernel};
     at.words = words_of(run, terms_at(run, depth));
     at.left = run->shares_left ? shared : packed;
     at.right = run->shares_left ? packed : shared;
     at.rows = run->shares_left ? run->end - run->begin : count;
     at.columns = run->shares_left ? count : run->end - run->begin;
-    at.finish = (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f,
-                              product->rounds && depth + terms_at(run, depth) == product->k};
-    at.out = product->c + (run->shares_left ? run->begin * product->ldc + first
-                                            : first * product->ldc + run->begin);
+    at.finish =
+        (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f, product->rounds && last};
+    tile_place whole = {product->c, product->ldc, last ? product->halves : NULL,
+                        product->halves_stride};
+    at.place =
+        run->shares_left ? place_at(whole, run->begin, first) : place_at(whole, first, run->begin);
     at.next = group_after(run, of, first, depth);
     run_block(&at);
 }

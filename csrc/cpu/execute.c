@@ -144,6 +144,12 @@ static ane_status run_delegate(const execution *run, const mil_step *step) {
     return evaluate_op(run, op);
 }
 
+static void run_product(const execution *run, const mil_product *product) {
+    uint16_t *halves = product->narrows ? address(run, &product->halves) : NULL;
+    mil_product_run(run->context->pool, run->context->blas, product, operand(run, &product->a),
+                    operand(run, &product->b), address(run, &product->out), halves);
+}
+
 static ane_status run_step(const execution *run, const mil_step *step) {
     ane_pool *pool = run->context->pool;
     switch (step->kind) {
@@ -164,8 +170,7 @@ static ane_status run_step(const execution *run, const mil_step *step) {
         run_group(run, &step->group);
         break;
     case MIL_STEP_PRODUCT:
-        mil_product_run(pool, run->context->blas, &step->product, operand(run, &step->product.a),
-                        operand(run, &step->product.b), address(run, &step->product.out));
+        run_product(run, &step->product);
         break;
     case MIL_STEP_SCORES:
         run_scores(run, step);

@@ -86,7 +86,7 @@ static void prepare_sources(mil_lowering *lowering, const mil_member *member, so
         size_t value = sources[i].value;
         if (value == MIL_NONE || sources[i].is_view) continue;
         const mil_value_state *state = &lowering->values[value];
-        if (state->group != MIL_NONE && !state->has_view) continue;
+        if (state->has_halves || (state->group != MIL_NONE && !state->has_view)) continue;
         mil_view own = mil_view_of(lowering, value);
         mil_view view = operand_view(&own, member->bound.axis[i], type);
         if (is_awkward(&view) && state->group == MIL_NONE) mil_materialize(lowering, value);
@@ -105,6 +105,8 @@ static void append_member(mil_lowering *lowering, mil_open_group *group, const m
 
 /* Where it is read: on the surface, rather than in a copy. */
 static mil_view read_view(mil_lowering *lowering, const source *from) {
+    if (!from->is_view && lowering->values[from->value].has_halves)
+        return lowering->values[from->value].narrow;
     mil_view view = from->is_view ? from->view : mil_view_of(lowering, from->value), halves;
     return mil_halves_of(lowering, &view, &halves) ? halves : view;
 }
@@ -124,6 +126,7 @@ static void add_member(mil_lowering *lowering, mil_member member, source *source
         mil_touch(lowering, &view, group->step);
     }
     append_member(lowering, group, &member);
+    mil_narrow_member(lowering, member.result);
     lowering->values[member.result].group = index;
     lowering->values[member.result].ready = group->step + 1;
 }
@@ -217,6 +220,7 @@ static void close_member(closing *state, size_t index, mil_instruction *out) {
     out->count = member->bound.count;
     for (size_t i = 0; i < out->count; i++) out->operands[i] = operand_number(state, member, i);
     out->result = value->has_home ? memory_number(state, &value->home) : free_register(state);
+    out->narrow = value->has_halves ? memory_number(state, &value->narrow) : MIL_NONE;
     state->holder[index] = out->result;
     release_registers(state, index);
 }
@@ -230,6 +234,7 @@ static void number_memory(mil_group *group) {
     for (size_t i = 0; i < group->length; i++) {
         mil_instruction *code = &group->code[i];
         code->result = final_number(code->result, group->registers);
+        code->narrow = final_number(code->narrow, group->registers);
         for (size_t j = 0; j < code->count; j++)
             code->operands[j] = final_number(code->operands[j], group->registers);
     }

@@ -68,6 +68,9 @@ static void run_block(const block *at) {
                             ? at->registers[code->result]
                             : block_address(at, code->result - group->registers);
         mil_element_run(&code->element, at->n, operands, out);
+        if (code->narrow != MIL_NONE)
+            ane_halves_from_floats(at->n, &out->f,
+                                   block_address(at, code->narrow - group->registers));
     }
 }
 

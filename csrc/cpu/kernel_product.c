@@ -14,6 +14,7 @@ typedef struct product_run {
     const mil_product *product;
     mil_operand_source a, b;
     float *out;
+    uint16_t *halves; /* the storage of product->halves, if there are some */
     size_t m, n, k;
 } product_run;
 
@@ -51,6 +52,10 @@ static void run_matrix(void *argument, size_t batch) {
     matrix.c = run->out + mil_view_at(&product->out, axes, batch);
     matrix.ldc = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
     matrix.rounds = product->rounds && !product->bias;
+    if (product->narrows) {
+        matrix.halves = run->halves + product->halves.offset;
+        matrix.halves_stride = run->m == 1 ? run->n : (size_t)product->halves.stride[0];
+    }
     if (run->pool)
         ane_blas_gemm_parallel(run->blas, run->pool, &matrix);
     else
@@ -60,9 +65,10 @@ static void run_matrix(void *argument, size_t batch) {
 
 /* What is cut follows from the shape: BLAS may round differently in pieces of another size. */
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     mil_operand_source a, mil_operand_source b, float *out) {
+                     mil_operand_source a, mil_operand_source b, float *out, uint16_t *halves) {
     const mil_view *result = &product->out;
-    product_run run = {.blas = blas, .product = product, .a = a, .b = b, .out = out};
+    product_run run = {
+        .blas = blas, .product = product, .a = a, .b = b, .out = out, .halves = halves};
     run.m = result->dim[result->rank - 2];
     run.n = result->dim[result->rank - 1];
     run.k = product->a.dim[product->a.rank - 1];

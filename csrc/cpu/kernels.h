@@ -35,8 +35,9 @@ typedef struct mil_operand_source {
 
 /* A view that BLAS can read, of one index of its batch axes. */
 ane_matrix mil_matrix_of(const mil_view *view, mil_operand_source storage, size_t batch);
+/* `halves` is the storage of product->halves, if the product narrows. */
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     mil_operand_source a, mil_operand_source b, float *out);
+                     mil_operand_source a, mil_operand_source b, float *out, uint16_t *halves);
 
 /* --- kernel_scores.c --- */
 

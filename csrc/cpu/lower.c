@@ -9,6 +9,20 @@ void *mil_lower_alloc(mil_lowering *lowering, size_t count, size_t size) {
     return memory;
 }
 
+void *mil_lower_temporary(mil_lowering *lowering, size_t count, size_t size) {
+    void *memory = mil_region_alloc(lowering->temporary, count, size);
+    if (!memory) lowering->failed = true;
+    return memory;
+}
+
+size_t mil_operand_count(const mil_op *op) {
+    return MIL_MAX_SLOTS + op->variadic_count;
+}
+
+size_t mil_operand(const mil_op *op, size_t index) {
+    return index < MIL_MAX_SLOTS ? op->inputs[index] : op->variadic[index - MIL_MAX_SLOTS];
+}
+
 size_t mil_add_step(mil_lowering *lowering, mil_step step) {
     lowering->plan->steps[lowering->plan->step_count] = step;
     return lowering->plan->step_count++;
@@ -134,7 +148,9 @@ mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, s
 static size_t halves_storage(mil_lowering *lowering, size_t port) {
     const mil_plan *plan = lowering->plan;
     for (size_t i = 0; i < plan->storage_count; i++)
-        if (plan->storages[i].half && plan->storages[i].index == port) return i;
+        if (plan->storages[i].kind == MIL_STORAGE_INPUT && plan->storages[i].half &&
+            plan->storages[i].index == port)
+            return i;
     mil_storage surface = {.kind = MIL_STORAGE_INPUT, .index = port, .half = true};
     return mil_add_storage(lowering, surface);
 }
@@ -178,16 +194,10 @@ static void place_constant(mil_lowering *lowering, size_t value) {
 
 /* --- values --- */
 
-/* Groups write with unit stride on the last axis. */
-static bool suits_group(const mil_view *view) {
-    for (size_t i = view->rank; i-- > 0;)
-        if (view->dim[i] > 1) return view->stride[i] == 1;
-    return true;
-}
-
+/* Groups write with unit stride. */
 static void keep_group_value(mil_lowering *lowering, size_t value) {
     mil_value_state *state = &lowering->values[value];
-    bool in_place = state->has_place && suits_group(&state->place);
+    bool in_place = state->has_place && mil_view_has_unit_stride(&state->place);
     state->home =
         in_place ? state->place : mil_fresh(lowering, &lowering->program->values[value].type);
     state->has_home = true;
@@ -218,24 +228,20 @@ mil_view mil_contiguous_of(mil_lowering *lowering, size_t value) {
     return mil_view_contiguous(&view) ? view : mil_materialize(lowering, value);
 }
 
-static size_t operand_at(const mil_op *op, size_t index) {
-    return index < MIL_MAX_SLOTS ? op->inputs[index] : op->variadic[index - MIL_MAX_SLOTS];
-}
-
 void mil_lower_delegate(mil_lowering *lowering, const mil_op *op) {
-    size_t operands = MIL_MAX_SLOTS + op->variadic_count;
+    size_t operands = mil_operand_count(op);
     mil_view *inputs = mil_lower_alloc(lowering, operands, sizeof *inputs);
     mil_view *outputs = mil_lower_alloc(lowering, op->output_count, sizeof *outputs);
     if (!inputs || !outputs) return;
     for (size_t i = 0; i < operands; i++) {
-        size_t value = operand_at(op, i);
+        size_t value = mil_operand(op, i);
         if (value != MIL_NONE && !lowering->plan->constants[value])
             inputs[i] = mil_contiguous_of(lowering, value);
     }
     mil_step made = {.kind = MIL_STEP_DELEGATE, .op = op, .delegate = {inputs, outputs}};
     size_t step = mil_add_step(lowering, made);
     for (size_t i = 0; i < operands; i++) {
-        size_t value = operand_at(op, i);
+        size_t value = mil_operand(op, i);
         if (value != MIL_NONE && !lowering->plan->constants[value])
             mil_touch(lowering, &inputs[i], step);
     }

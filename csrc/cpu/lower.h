@@ -21,16 +21,24 @@ typedef struct mil_open_group {
     size_t length;
 } mil_open_group;
 
+/* A part of an fp16 output, and where on the surface its elements go. */
+typedef struct mil_piece {
+    size_t value;
+    mil_view place;
+} mil_piece;
+
 typedef struct mil_value_state {
-    bool needed;    /* an output depends on it */
-    bool has_view;  /* `view` says where readers find it */
-    bool has_home;  /* `home` says where its group writes it */
-    bool has_place; /* `place` says where a consumer wants it */
-    bool lowered;   /* together with an op before */
-    size_t scores;  /* step of scores of which it is the result; MIL_NONE: none */
-    size_t group;   /* open group that makes it; MIL_NONE: none */
-    size_t ready;   /* number of steps after which it can be read */
-    mil_view view, home, place;
+    bool needed;     /* an output depends on it */
+    bool has_view;   /* `view` says where readers find it */
+    bool has_home;   /* `home` says where its group writes it */
+    bool has_place;  /* `place` says where a consumer wants it */
+    bool has_narrow; /* `narrow` says where an fp16 output wants it */
+    bool has_halves; /* the step that makes it writes it there */
+    bool lowered;    /* together with another op */
+    size_t scores;   /* step of scores of which it is the result; MIL_NONE: none */
+    size_t group;    /* open group that makes it; MIL_NONE: none */
+    size_t ready;    /* number of steps after which it can be read */
+    mil_view view, home, place, narrow;
 } mil_value_state;
 
 typedef struct mil_lowering {
@@ -41,6 +49,8 @@ typedef struct mil_lowering {
     size_t group_count;
     mil_member *members;
     size_t member_count;
+    mil_piece *pieces;
+    size_t piece_count;
     mil_region *temporary; /* of what is not part of the plan */
     bool failed;           /* memory was short */
 } mil_lowering;
@@ -49,6 +59,11 @@ typedef struct mil_lowering {
 
 /* Zero-filled memory of the plan; NULL, remembered in `failed`, when memory is short. */
 void *mil_lower_alloc(mil_lowering *lowering, size_t count, size_t size);
+/* The same, until the plan is made. */
+void *mil_lower_temporary(mil_lowering *lowering, size_t count, size_t size);
+/* Slots, then variadic operands; MIL_NONE where there is none. */
+size_t mil_operand_count(const mil_op *op);
+size_t mil_operand(const mil_op *op, size_t index);
 size_t mil_add_step(mil_lowering *lowering, mil_step step);
 size_t mil_add_storage(mil_lowering *lowering, mil_storage storage);
 /* The step reads or writes the view. */
@@ -88,6 +103,10 @@ void mil_lower_slice(mil_lowering *lowering, const mil_op *op);
 void mil_lower_split(mil_lowering *lowering, const mil_op *op);
 void mil_lower_concat(mil_lowering *lowering, const mil_op *op);
 void mil_lower_gather(mil_lowering *lowering, const mil_op *op);
+/* Where part `index` of a concat lies in the whole; *start is where it begins, then where it ends.
+ */
+mil_view mil_concat_part(const mil_lowering *lowering, const mil_op *op, const mil_view *whole,
+                         size_t index, size_t *start);
 /* Says where consumers want values, from the outputs backwards. */
 void mil_choose_places(mil_lowering *lowering);
 
@@ -100,6 +119,17 @@ void mil_lower_conv(mil_lowering *lowering, const mil_op *op);
 void mil_lower_softmax(mil_lowering *lowering, const mil_op *op);
 void mil_lower_reduce(mil_lowering *lowering, const mil_op *op);
 void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
+
+/* --- lower_store.c --- */
+
+/* Finds what fp16 outputs are put together of, and says where it is wanted. */
+void mil_find_pieces(mil_lowering *lowering);
+/* Whether its group narrows the value there. */
+void mil_narrow_member(mil_lowering *lowering, size_t value);
+/* The same for a product whose result is contiguous, and not transposed; it is told where. */
+void mil_narrow_product(mil_lowering *lowering, size_t value, mil_product *product);
+/* Appends steps for all else. */
+void mil_store_pieces(mil_lowering *lowering);
 
 /* --- lower_scores.c --- */
 

@@ -35,18 +35,23 @@ static mil_view transposed(mil_view view) {
     return mil_view_permute(&view, order);
 }
 
+/* Where BLAS reads the value: on a surface rather than as floats. */
+static mil_view matrices_of(mil_lowering *lowering, size_t value) {
+    bool reads_halves = lowering->plan->reads_halves;
+    const mil_value_state *state = &lowering->values[value];
+    if (reads_halves && state->has_halves && suits_blas(&state->narrow)) return state->narrow;
+    mil_view view = mil_view_of(lowering, value), halves;
+    if (reads_halves && mil_halves_of(lowering, &view, &halves) && suits_blas(&halves))
+        return halves;
+    return suits_blas(&view) ? view : mil_materialize(lowering, value);
+}
+
 /* The operand in slot 0 (rows by depth) or 1 (depth by columns) as a stack of matrices. */
 static mil_view matrices(mil_lowering *lowering, const mil_op *op, size_t slot) {
     bool swaps = mil_integer(lowering->program, op, 2 + slot, 0) != 0;
     bool is_vector = mil_input_type(lowering->program, op, slot)->rank == 1;
-    mil_view view = mil_view_of(lowering, op->inputs[slot]);
     if (is_vector) return with_axis(mil_contiguous_of(lowering, op->inputs[slot]), slot);
-    mil_view halves;
-    if (lowering->plan->reads_halves && mil_halves_of(lowering, &view, &halves) &&
-        suits_blas(&halves))
-        view = halves;
-    else if (!suits_blas(&view))
-        view = mil_materialize(lowering, op->inputs[slot]);
+    mil_view view = matrices_of(lowering, op->inputs[slot]);
     return swaps ? transposed(view) : view;
 }
 
@@ -107,7 +112,9 @@ static mil_product finished(mil_lowering *lowering, const mil_op *op, mil_produc
 }
 
 static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product product) {
+    bool in_order = mil_view_contiguous(&product.out);
     product = finished(lowering, op, product);
+    if (in_order) mil_narrow_product(lowering, op->outputs[0], &product);
     size_t step = mil_add_step(lowering, (mil_step){MIL_STEP_PRODUCT, op, .product = product});
     mil_touch(lowering, &product.a, step);
     mil_touch(lowering, &product.b, step);

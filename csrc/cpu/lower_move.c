@@ -15,8 +15,8 @@ static void wish(mil_lowering *lowering, size_t value, mil_view place) {
     state->place = place;
 }
 
-static mil_view concat_part(const mil_lowering *lowering, const mil_op *op, const mil_view *whole,
-                            size_t index, size_t start) {
+mil_view mil_concat_part(const mil_lowering *lowering, const mil_op *op, const mil_view *whole,
+                         size_t index, size_t *start) {
     size_t axis = (size_t)mil_integer(lowering->program, op, 1, 0);
     bool interleaves = mil_integer(lowering->program, op, 2, 0) != 0;
     const mil_type *part = &lowering->program->values[op->variadic[index]].type;
@@ -25,14 +25,10 @@ static mil_view concat_part(const mil_lowering *lowering, const mil_op *op, cons
         slice.step[i] = 1;
         slice.size[i] = part->dim[i];
     }
-    slice.begin[axis] = interleaves ? index : start;
+    slice.begin[axis] = interleaves ? index : *start;
     if (interleaves) slice.step[axis] = (ptrdiff_t)op->variadic_count;
+    *start += part->dim[axis];
     return mil_view_slice(whole, slice.begin, slice.step, slice.size);
-}
-
-static size_t length_along(const mil_lowering *lowering, const mil_op *op, size_t index) {
-    size_t axis = (size_t)mil_integer(lowering->program, op, 1, 0);
-    return lowering->program->values[op->variadic[index]].type.dim[axis];
 }
 
 static void wish_for_parts(mil_lowering *lowering, const mil_op *op) {
@@ -41,8 +37,7 @@ static void wish_for_parts(mil_lowering *lowering, const mil_op *op) {
     if (!lowering->values[whole].has_place) wish(lowering, whole, mil_fresh(lowering, type));
     for (size_t i = 0; i < op->variadic_count; i++) {
         const mil_view *place = &lowering->values[whole].place;
-        wish(lowering, op->variadic[i], concat_part(lowering, op, place, i, start));
-        start += length_along(lowering, op, i);
+        wish(lowering, op->variadic[i], mil_concat_part(lowering, op, place, i, &start));
     }
 }
 
@@ -80,7 +75,8 @@ void mil_choose_places(mil_lowering *lowering) {
     for (size_t i = lowering->program->op_count; i-- > 0;) {
         const mil_op *op = &lowering->program->ops[i];
         size_t out = op->outputs[0];
-        if (!lowering->values[out].needed || lowering->plan->constants[out]) continue;
+        const mil_value_state *state = &lowering->values[out];
+        if (!state->needed || state->lowered || lowering->plan->constants[out]) continue;
         switch (op->kind) {
         case MIL_OP_concat:
             wish_for_parts(lowering, op);
@@ -169,12 +165,11 @@ void mil_lower_concat(mil_lowering *lowering, const mil_op *op) {
     for (size_t i = 0; i < op->variadic_count; i++) {
         size_t part = op->variadic[i];
         mil_view from = mil_view_of(lowering, part);
-        mil_view to = concat_part(lowering, op, &whole->place, i, start);
+        mil_view to = mil_concat_part(lowering, op, &whole->place, i, &start);
         size_t ready = lowering->values[part].ready;
         if (!mil_view_equal(&from, &to))
             ready = mil_add_copy(lowering, MIL_STEP_COPY, from, to) + 1;
         if (ready > whole->ready) whole->ready = ready;
-        start += length_along(lowering, op, i);
     }
     whole->has_view = true;
     whole->view = whole->place;

@@ -36,14 +36,6 @@ static mil_geometry *geometries(const mil_plan *plan, const size_t *values, size
 
 /* --- what matters, and what is constant --- */
 
-static size_t operand_of(const mil_op *op, size_t index) {
-    return index < MIL_MAX_SLOTS ? op->inputs[index] : op->variadic[index - MIL_MAX_SLOTS];
-}
-
-static size_t operand_count(const mil_op *op) {
-    return MIL_MAX_SLOTS + op->variadic_count;
-}
-
 static bool op_is_needed(const mil_lowering *lowering, const mil_op *op) {
     for (size_t i = 0; i < op->output_count; i++)
         if (lowering->values[op->outputs[i]].needed) return true;
@@ -57,8 +49,8 @@ static void find_needed(mil_lowering *lowering) {
     for (size_t i = program->op_count; i-- > 0;) {
         const mil_op *op = &program->ops[i];
         if (!op_is_needed(lowering, op)) continue;
-        for (size_t j = 0; j < operand_count(op); j++)
-            if (operand_of(op, j) != MIL_NONE) lowering->values[operand_of(op, j)].needed = true;
+        for (size_t j = 0; j < mil_operand_count(op); j++)
+            if (mil_operand(op, j) != MIL_NONE) lowering->values[mil_operand(op, j)].needed = true;
     }
 }
 
@@ -81,8 +73,8 @@ static void find_read(const mil_plan *plan, bool *read) {
     for (size_t i = 0; i < plan->program->op_count; i++) {
         const mil_op *op = &plan->program->ops[i];
         if (plan->packed[op->outputs[0]]) continue;
-        for (size_t j = 0; j < operand_count(op); j++) {
-            size_t value = operand_of(op, j);
+        for (size_t j = 0; j < mil_operand_count(op); j++) {
+            size_t value = mil_operand(op, j);
             if (value != MIL_NONE && !plan->packed[value]) read[value] = true;
         }
     }
@@ -112,8 +104,8 @@ static ane_status find_constants(mil_lowering *lowering, ane_error_info *error) 
 
 /* Strings have no elements: they are constants all the same. */
 static bool has_constant_operands(const mil_plan *plan, const mil_op *op) {
-    for (size_t i = 0; i < operand_count(op); i++) {
-        size_t value = operand_of(op, i);
+    for (size_t i = 0; i < mil_operand_count(op); i++) {
+        size_t value = mil_operand(op, i);
         if (value == MIL_NONE || plan->program->values[value].text) continue;
         if (!plan->constants[value]) return false;
     }
@@ -156,14 +148,7 @@ static void lower_op(mil_lowering *lowering, const mil_op *op) {
     functions[op->kind](lowering, op);
 }
 
-/* Narrowing is fast along the last axis alone. */
-static mil_view with_unit_stride(mil_lowering *lowering, size_t value) {
-    mil_view view = mil_view_of(lowering, value);
-    for (size_t i = view.rank; i-- > 0;)
-        if (view.dim[i] > 1) return view.stride[i] == 1 ? view : mil_materialize(lowering, value);
-    return view;
-}
-
+/* An output whose elements have 4 bytes. */
 static void store_output(mil_lowering *lowering, size_t index) {
     mil_plan *plan = lowering->plan;
     size_t value = plan->program->outputs[index];
@@ -171,12 +156,10 @@ static void store_output(mil_lowering *lowering, size_t index) {
     const mil_storage *found = &plan->storages[from.storage];
     bool on_surface = found->kind == MIL_STORAGE_OUTPUT && found->index == index;
     if (on_surface && mil_view_equal(&from, &lowering->values[value].place)) return;
-    bool narrow = plan->outputs[index].element_size == 2;
-    if (narrow) from = with_unit_stride(lowering, value);
     mil_storage storage = {.kind = MIL_STORAGE_OUTPUT, .index = index};
     mil_view to = mil_view_on_surface(mil_add_storage(lowering, storage),
                                       &plan->program->values[value].type, &plan->outputs[index]);
-    mil_add_copy(lowering, narrow ? MIL_STEP_STORE : MIL_STEP_COPY, from, to);
+    mil_add_copy(lowering, MIL_STEP_COPY, from, to);
 }
 
 /* The most steps that ops can need: each operand loaded and copied once, each output made and
@@ -200,14 +183,15 @@ static bool prepare_lowering(mil_lowering *lowering) {
     size_t members = 0; /* of one output each: elementwise ops and slices that saturate */
     for (size_t i = 0; i < plan->program->op_count; i++)
         members += plan->program->ops[i].output_count;
-    lowering->groups = mil_region_alloc(lowering->temporary, members, sizeof *lowering->groups);
-    lowering->members = mil_region_alloc(lowering->temporary, members, sizeof *lowering->members);
-    if (!lowering->groups || !lowering->members) lowering->failed = true;
+    lowering->groups = mil_lower_temporary(lowering, members, sizeof *lowering->groups);
+    lowering->members = mil_lower_temporary(lowering, members, sizeof *lowering->members);
     return !lowering->failed;
 }
 
 static void lower_program(mil_lowering *lowering) {
     const mil_program *program = lowering->program;
+    mil_find_pieces(lowering);
+    if (lowering->failed) return;
     mil_choose_places(lowering);
     for (size_t i = 0; i < program->op_count; i++) {
         const mil_op *op = &program->ops[i];
@@ -216,7 +200,9 @@ static void lower_program(mil_lowering *lowering) {
                      lowering->values[out].lowered;
         if (op_is_needed(lowering, op) && !known) lower_op(lowering, op);
     }
-    for (size_t i = 0; i < program->output_count; i++) store_output(lowering, i);
+    for (size_t i = 0; i < program->output_count; i++)
+        if (lowering->plan->outputs[i].element_size == 4) store_output(lowering, i);
+    mil_store_pieces(lowering);
     mil_close_groups(lowering);
 }
 

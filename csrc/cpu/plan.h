@@ -17,14 +17,14 @@ typedef enum mil_storage_kind {
     MIL_STORAGE_BLOCK,    /* float copy of a part of an fp16 input: in scratch or in the request's
                              cache */
     MIL_STORAGE_INPUT,    /* the surface of an input, whose elements have 4 bytes, or 2 if `half` */
-    MIL_STORAGE_OUTPUT    /* the surface of an output, whose elements have 4 or 2 bytes */
+    MIL_STORAGE_OUTPUT    /* the surface of an output, likewise */
 } mil_storage_kind;
 
 typedef struct mil_storage {
     mil_storage_kind kind;
     const void *constant;
     size_t index;       /* of the port or of the block */
-    bool half;          /* of an input: its fp16 elements, which products and groups read */
+    bool half;          /* of a surface: its fp16 elements, which products and groups read */
     size_t elements;    /* scratch and blocks */
     size_t offset;      /* bytes from the start of scratch memory */
     size_t first, last; /* steps between which it is in use */
@@ -45,17 +45,18 @@ typedef struct mil_instruction {
     size_t count;
     size_t operands[MIL_MAX_OPERANDS];
     size_t result;
+    size_t narrow; /* memory that the result goes to as fp16 besides; MIL_NONE: none */
 } mil_instruction;
 
 #define MIL_GROUP_LENGTH 24 /* instructions of a group, at most */
-#define MIL_GROUP_MEMORY (MIL_GROUP_LENGTH * (MIL_MAX_OPERANDS + 1))
+#define MIL_GROUP_MEMORY (MIL_GROUP_LENGTH * (MIL_MAX_OPERANDS + 2))
 
 typedef struct mil_group {
     mil_instruction *code;
     size_t length;
     size_t registers;
     mil_view *memory; /* all of one shape, collapsed together; also the results that are kept */
-    bool *halves; /* of each: whether it has fp16 elements, which are widened as they are read */
+    bool *halves;     /* of each: whether it has fp16 elements */
     size_t memory_count;
     size_t elements;
 } mil_group;
@@ -65,7 +66,9 @@ typedef struct mil_product {
     mil_view a, b, out; /* [batch.., M, K], [batch.., K, N], [batch.., M, N]; unit stride on N */
     const float *bias;  /* per row of the output; NULL: none */
     bool rounds;
-    float limit; /* beyond it a result is infinite; 0: no limit */
+    float limit;     /* beyond it a result is infinite; 0: no limit */
+    bool narrows;    /* the result, one matrix, goes to `halves` as fp16 besides */
+    mil_view halves; /* [M, N]; unit stride on N */
 } mil_product;
 
 /* A product with matrices that stay as they are stored: the weights of a convolution by x [C, n],

@@ -26,6 +26,12 @@ bool mil_view_contiguous(const mil_view *view) {
     return true;
 }
 
+bool mil_view_has_unit_stride(const mil_view *view) {
+    for (size_t i = view->rank; i-- > 0;)
+        if (view->dim[i] > 1) return view->stride[i] == 1;
+    return true;
+}
+
 static mil_view without_ones(const mil_view *view) {
     mil_view out = {.storage = view->storage, .offset = view->offset};
     for (size_t i = 0; i < view->rank; i++) {

@@ -16,6 +16,8 @@ mil_view mil_view_whole(size_t storage, const mil_type *type);
 size_t mil_view_elements(const mil_view *view);
 /* Row-major without gaps. */
 bool mil_view_contiguous(const mil_view *view);
+/* Elements lie side by side along the last axis that has more than one. */
+bool mil_view_has_unit_stride(const mil_view *view);
 /* The same elements at the same addresses; axes of length 1 do not count. */
 bool mil_view_equal(const mil_view *a, const mil_view *b);
 /* False if no view of the same storage has that shape. */

@@ -11,8 +11,11 @@ ane_status ane_gemm(ane_context *context, bool transpose_a, bool transpose_b, si
                                 "ane_gemm: leading dimensions %zu, %zu, %zu are less than the row "
                                 "lengths %zu, %zu, %zu",
                                 lda, ldb, ldc, a_columns, b_columns, n);
-    ane_matrix left = {a, lda, transpose_a, false}, right = {b, ldb, transpose_b, false};
-    ane_product product = {m, n, k, alpha, left, right, beta, c, ldc, false};
+    ane_product product = {.m = m, .n = n, .k = k, .alpha = alpha, .beta = beta};
+    product.a = (ane_matrix){a, lda, transpose_a, false};
+    product.b = (ane_matrix){b, ldb, transpose_b, false};
+    product.c = c;
+    product.ldc = ldc;
     ane_blas_gemm_parallel(context->blas, context->pool, &product);
     return ANE_OK;
 }
