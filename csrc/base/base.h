@@ -128,6 +128,8 @@ void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_prod
 /* Rows [start, start + length) of the product, or columns. */
 ane_product ane_product_rows(const ane_product *product, size_t start, size_t length);
 ane_product ane_product_columns(const ane_product *product, size_t start, size_t length);
+/* All of the product, summed over [start, start + length) of its depth alone. */
+ane_product ane_product_depths(const ane_product *product, size_t start, size_t length);
 
 /* --- packed.c ---------------------------------------------------------------------------- */
 

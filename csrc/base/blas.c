@@ -236,14 +236,27 @@ ane_product ane_product_rows(const ane_product *product, size_t start, size_t le
     return part;
 }
 
+static ane_matrix from_column(ane_matrix matrix, size_t column) {
+    matrix.transposed = !matrix.transposed; /* its columns are rows then */
+    matrix = from_row(matrix, column);
+    matrix.transposed = !matrix.transposed;
+    return matrix;
+}
+
 ane_product ane_product_columns(const ane_product *product, size_t start, size_t length) {
     ane_product part = *product;
     part.n = length;
-    part.b.transposed = !part.b.transposed; /* its columns are rows then */
-    part.b = from_row(part.b, start);
-    part.b.transposed = product->b.transposed;
+    part.b = from_column(product->b, start);
     part.c += start;
     if (part.halves) part.halves += start;
+    return part;
+}
+
+ane_product ane_product_depths(const ane_product *product, size_t start, size_t length) {
+    ane_product part = *product;
+    part.k = length;
+    part.a = from_column(product->a, start);
+    part.b = from_row(product->b, start);
     return part;
 }
 

@@ -112,13 +112,14 @@ static void run_scores(const execution *run, const mil_step *step) {
         operand(run, &product->b), address(run, &product->out));
 }
 
-static void run_scores_backward(const execution *run, const mil_scores_backward *backward) {
+static void run_scores_backward(const execution *run, const mil_step *step) {
+    const mil_scores_backward *backward = &step->scores_backward;
     const mil_product *product = &backward->product;
     mil_probabilities of = {&run->plan->steps[backward->scores].scores, address(run, &backward->p),
                             run->binding->masked[backward->scores]};
-    mil_scores_backward_run(run->context->pool, run->context->blas, backward, &of,
-                            operand(run, &product->a), operand(run, &product->b),
-                            address(run, &product->out));
+    run->binding->masked[step - run->plan->steps] = mil_scores_backward_run(
+        run->context->pool, run->context->blas, backward, &of, operand(run, &product->a),
+        operand(run, &product->b), address(run, &product->out));
 }
 
 static void bind_data(const execution *run, size_t value, const mil_view *view) {
@@ -144,10 +145,20 @@ static ane_status run_delegate(const execution *run, const mil_step *step) {
     return evaluate_op(run, op);
 }
 
+/* NULL: masked columns were computed too. */
+static const mil_scores *masked_scores(const execution *run, size_t index) {
+    const mil_step *step = &run->plan->steps[index];
+    if (!run->binding->masked[index]) return NULL;
+    if (step->kind == MIL_STEP_SCORES) return &step->scores;
+    return &run->plan->steps[step->scores_backward.scores].scores;
+}
+
 static void run_product(const execution *run, const mil_product *product) {
-    uint16_t *halves = product->narrows ? address(run, &product->halves) : NULL;
-    mil_product_run(run->context->pool, run->context->blas, product, operand(run, &product->a),
-                    operand(run, &product->b), address(run, &product->out), halves);
+    mil_product_data data = {.a = operand(run, &product->a), .b = operand(run, &product->b)};
+    data.out = address(run, &product->out);
+    if (product->narrows) data.halves = address(run, &product->halves);
+    if (product->zeros.found) data.zeros = masked_scores(run, product->zeros.step);
+    mil_product_run(run->context->pool, run->context->blas, product, &data);
 }
 
 static ane_status run_step(const execution *run, const mil_step *step) {
@@ -176,7 +187,7 @@ static ane_status run_step(const execution *run, const mil_step *step) {
         run_scores(run, step);
         break;
     case MIL_STEP_SCORES_BACKWARD:
-        run_scores_backward(run, &step->scores_backward);
+        run_scores_backward(run, step);
         break;
     case MIL_STEP_PACKED:
         run_packed(run, &step->packed);

@@ -7,14 +7,13 @@
 
 #define FEW 4     /* matrices of a batch that are cut themselves if they are large */
 #define LARGE 6e7 /* multiplications: a millisecond or two */
+#define LINES 128 /* of an operand with zeros: all sum over what one of them needs */
 
 typedef struct product_run {
     ane_pool *pool; /* of one matrix; NULL: each matrix is a task */
     const ane_blas *blas;
     const mil_product *product;
-    mil_operand_source a, b;
-    float *out;
-    uint16_t *halves; /* the storage of product->halves, if there are some */
+    const mil_product_data *data;
     size_t m, n, k;
 } product_run;
 
@@ -42,33 +41,88 @@ static void finish(const mil_product *product, const ane_product *matrix) {
     }
 }
 
+static void multiply(const product_run *run, const ane_product *matrix) {
+    if (run->pool)
+        ane_blas_gemm_parallel(run->blas, run->pool, matrix);
+    else
+        ane_blas_gemm(run->blas, matrix);
+}
+
+/* --- operands with zeros --- */
+
+/* Zero times what is not finite is not zero. */
+static bool leaves_zeros_out(const product_run *run, size_t batch) {
+    const mil_product *product = run->product;
+    const mil_product_data *data = run->data;
+    size_t lines = product->zeros.in_a ? run->m : run->n;
+    if (!data->zeros || lines <= LINES) return false;
+    float largest = product->zeros.in_a ? mil_largest_magnitude(&product->b, data->b, batch)
+                                        : mil_largest_magnitude(&product->a, data->a, batch);
+    return isfinite(largest);
+}
+
+/* The product's rows or columns [start, start + count), whose depths are columns of the scores. */
+static ane_product without_masked(const product_run *run, const ane_product *part, size_t start,
+                                  size_t count) {
+    size_t end = 0;
+    for (size_t row = start; row < start + count; row++) {
+        size_t columns = mil_scores_columns(run->data->zeros, row);
+        if (columns > end) end = columns;
+    }
+    return ane_product_depths(part, 0, end);
+}
+
+/* The same of rows or columns from `start` on that are columns of the scores, whose rows are the
+ * depths: before the first that keeps one of them there are zeros. Pairs of bf16 stay pairs. */
+static ane_product without_early(const product_run *run, const ane_product *part, size_t start) {
+    size_t row = 0;
+    while (row < run->k && mil_scores_columns(run->data->zeros, row) <= start) row++;
+    row -= row % 2;
+    return ane_product_depths(part, row, run->k - row);
+}
+
+/* A block of lines after the other, each without the depths where all of it is zero. */
+static void multiply_kept(const product_run *run, const ane_product *matrix) {
+    const mil_zeros *zeros = &run->product->zeros;
+    size_t lines = zeros->in_a ? run->m : run->n;
+    for (size_t start = 0; start < lines; start += LINES) {
+        size_t count = lines - start < LINES ? lines - start : LINES;
+        ane_product part = zeros->in_a ? ane_product_rows(matrix, start, count)
+                                       : ane_product_columns(matrix, start, count);
+        part = zeros->turned ? without_early(run, &part, start)
+                             : without_masked(run, &part, start, count);
+        multiply(run, &part);
+    }
+}
+
+/* --- all --- */
+
 static void run_matrix(void *argument, size_t batch) {
     const product_run *run = argument;
     const mil_product *product = run->product;
     size_t axes = product->out.rank - 2;
     ane_product matrix = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f};
-    matrix.a = mil_matrix_of(&product->a, run->a, batch);
-    matrix.b = mil_matrix_of(&product->b, run->b, batch);
-    matrix.c = run->out + mil_view_at(&product->out, axes, batch);
+    matrix.a = mil_matrix_of(&product->a, run->data->a, batch);
+    matrix.b = mil_matrix_of(&product->b, run->data->b, batch);
+    matrix.c = run->data->out + mil_view_at(&product->out, axes, batch);
     matrix.ldc = run->m == 1 ? run->n : (size_t)product->out.stride[axes];
     matrix.rounds = product->rounds && !product->bias;
     if (product->narrows) {
-        matrix.halves = run->halves + product->halves.offset;
+        matrix.halves = run->data->halves + product->halves.offset;
         matrix.halves_stride = run->m == 1 ? run->n : (size_t)product->halves.stride[0];
     }
-    if (run->pool)
-        ane_blas_gemm_parallel(run->blas, run->pool, &matrix);
+    if (leaves_zeros_out(run, batch))
+        multiply_kept(run, &matrix);
     else
-        ane_blas_gemm(run->blas, &matrix);
+        multiply(run, &matrix);
     finish(product, &matrix);
 }
 
 /* What is cut follows from the shape: BLAS may round differently in pieces of another size. */
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     mil_operand_source a, mil_operand_source b, float *out, uint16_t *halves) {
+                     const mil_product_data *data) {
     const mil_view *result = &product->out;
-    product_run run = {
-        .blas = blas, .product = product, .a = a, .b = b, .out = out, .halves = halves};
+    product_run run = {.blas = blas, .product = product, .data = data};
     run.m = result->dim[result->rank - 2];
     run.n = result->dim[result->rank - 1];
     run.k = product->a.dim[product->a.rank - 1];

@@ -48,21 +48,52 @@ static void raise_lanes(size_t n, const float *x, uint32_t *lanes) {
     memcpy(lanes, largest, sizeof largest);
 }
 
+/* The same for halves. */
+ANE_CLONES
+static uint16_t largest_half(size_t n, const uint16_t *x) {
+    uint16_t largest[2 * MIL_LANES] = {0}, found = 0;
+    size_t i = 0;
+    for (; i + 2 * MIL_LANES <= n; i += 2 * MIL_LANES)
+        for (size_t j = 0; j < 2 * MIL_LANES; j++) {
+            uint16_t bits = x[i + j] & 0x7fff;
+            largest[j] = bits > largest[j] ? bits : largest[j];
+        }
+    for (; i < n; i++) found = (x[i] & 0x7fff) > found ? x[i] & 0x7fff : found;
+    for (size_t j = 0; j < 2 * MIL_LANES; j++) found = largest[j] > found ? largest[j] : found;
+    return found;
+}
+
+float mil_largest_magnitude(const mil_view *view, mil_operand_source storage, size_t batch) {
+    size_t axes = view->rank - 2;
+    ane_matrix matrix = mil_matrix_of(view, storage, batch);
+    size_t rows = view->dim[axes + matrix.transposed];
+    size_t columns = view->dim[axes + !matrix.transposed];
+    uint32_t lanes[MIL_LANES] = {0};
+    uint16_t half = 0;
+    for (size_t row = 0; row < rows; row++) {
+        size_t at = row * matrix.stride;
+        if (matrix.half) {
+            uint16_t found = largest_half(columns, (const uint16_t *)matrix.data + at);
+            half = found > half ? found : half;
+        } else {
+            raise_lanes(columns, (const float *)matrix.data + at, lanes);
+        }
+    }
+    float widened;
+    ane_floats_from_halves(1, &half, &widened);
+    uint32_t found = mil_bits(widened);
+    for (size_t j = 0; j < MIL_LANES; j++) found = lanes[j] > found ? lanes[j] : found;
+    return mil_float(found);
+}
+
 static void find_largest(void *argument, size_t batch) {
     magnitude *job = argument;
-    size_t axes = job->view->rank - 2;
-    ane_matrix matrix = mil_matrix_of(job->view, job->storage, batch);
-    size_t rows = job->view->dim[axes + matrix.transposed];
-    size_t columns = job->view->dim[axes + !matrix.transposed];
-    uint32_t lanes[MIL_LANES] = {0}, found = 0;
-    for (size_t row = 0; row < rows; row++)
-        raise_lanes(columns, (const float *)matrix.data + row * matrix.stride, lanes);
-    for (size_t j = 0; j < MIL_LANES; j++) found = lanes[j] > found ? lanes[j] : found;
+    uint32_t found = mil_bits(mil_largest_magnitude(job->view, job->storage, batch));
     uint32_t known = atomic_load(&job->bits);
     while (found > known && !atomic_compare_exchange_weak(&job->bits, &known, found)) continue;
 }
 
-/* Of matrices of floats; NaN if there is one. */
+/* Of all matrices; NaN if there is one. */
 static float largest_of(ane_pool *pool, const mil_view *view, mil_operand_source storage) {
     magnitude job = {.view = view, .storage = storage};
     size_t axes = view->rank - 2;
@@ -76,7 +107,7 @@ static float largest_of(ane_pool *pool, const mil_view *view, mil_operand_source
 /* Whether all products are less than the limit: none is more than its depth times the largest of
  * both factors. */
 static bool stays_below(ane_pool *pool, const scores_run *run, float limit) {
-    if (limit == 0.0f || run->a.half || run->b.half) return false;
+    if (limit == 0.0f) return false;
     float a = largest_of(pool, &run->product->a, run->a);
     float b = largest_of(pool, &run->product->b, run->b);
     return (float)run->k * a * b * ROUNDING < limit;
@@ -94,11 +125,16 @@ static void softmax_in_place(size_t n, float *row) {
     mil_softmax(n, row);
 }
 
-/* Columns of a row that are computed: sums have MIL_LANES parts, so a multiple of that. */
-static size_t columns_of(const scores_run *run, size_t row) {
-    size_t kept = run->scores->kept[row % run->scores->mask_rows];
+/* Sums have MIL_LANES parts, so a multiple of that. */
+size_t mil_scores_columns(const mil_scores *scores, size_t row) {
+    const mil_view *out = &scores->product.out;
+    size_t columns = out->dim[out->rank - 1], kept = scores->kept[row % scores->mask_rows];
     size_t whole = (kept + MIL_LANES - 1) / MIL_LANES * MIL_LANES;
-    return !run->masked || whole > run->n ? run->n : whole;
+    return whole > columns ? columns : whole;
+}
+
+static size_t columns_of(const scores_run *run, size_t row) {
+    return run->masked ? mil_scores_columns(run->scores, row) : run->n;
 }
 
 static void saturate(const mil_product *product, size_t n, float *out) {
@@ -204,7 +240,7 @@ bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scor
 /* Beyond it an fp16 value may be infinite, and zero times that would not be zero. */
 #define LARGEST 60000.0f
 
-void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
+bool mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
                              const mil_scores_backward *backward, const mil_probabilities *of,
                              mil_operand_source a, mil_operand_source b, float *out) {
     scores_run run = prepare(blas, &backward->product, of->scores, a, b);
@@ -213,4 +249,5 @@ void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
     run.out = out + backward->product.out.offset;
     run.masked = of->masked && stays_below(pool, &run, limit);
     run_all(pool, &run);
+    return run.masked;
 }

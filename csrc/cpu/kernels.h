@@ -35,9 +35,17 @@ typedef struct mil_operand_source {
 
 /* A view that BLAS can read, of one index of its batch axes. */
 ane_matrix mil_matrix_of(const mil_view *view, mil_operand_source storage, size_t batch);
-/* `halves` is the storage of product->halves, if the product narrows. */
+
+/* The storages of a product's views, and what is known of its operands. */
+typedef struct mil_product_data {
+    mil_operand_source a, b;
+    float *out;
+    uint16_t *halves;        /* if the product narrows */
+    const mil_scores *zeros; /* whose masked columns are zero in an operand; NULL: none */
+} mil_product_data;
+
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
-                     mil_operand_source a, mil_operand_source b, float *out, uint16_t *halves);
+                     const mil_product_data *data);
 
 /* --- kernel_scores.c --- */
 
@@ -52,9 +60,14 @@ typedef struct mil_probabilities {
     bool masked; /* as mil_scores_run said */
 } mil_probabilities;
 
-void mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
+/* Likewise. */
+bool mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
                              const mil_scores_backward *backward, const mil_probabilities *of,
                              mil_operand_source a, mil_operand_source b, float *out);
+/* Columns that are computed of a row of the result where masked ones are left out. */
+size_t mil_scores_columns(const mil_scores *scores, size_t row);
+/* The largest magnitude in a matrix; NaN if that is in it. */
+float mil_largest_magnitude(const mil_view *view, mil_operand_source storage, size_t batch);
 
 /* --- kernel_packed.c --- */
 

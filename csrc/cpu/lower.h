@@ -36,6 +36,7 @@ typedef struct mil_value_state {
     bool has_halves; /* the step that makes it writes it there */
     bool lowered;    /* together with another op */
     size_t scores;   /* step of scores of which it is the result; MIL_NONE: none */
+    size_t zeros;    /* step of scores, or of their backward, of which it is the result */
     size_t group;    /* open group that makes it; MIL_NONE: none */
     size_t ready;    /* number of steps after which it can be read */
     mil_view view, home, place, narrow;

@@ -95,6 +95,7 @@ static mil_product transposed_product(const mil_product *product) {
     out.a = transposed(product->b);
     out.b = transposed(product->a);
     out.out = transposed(product->out);
+    out.zeros.in_a = !product->zeros.in_a;
     return out;
 }
 
@@ -139,6 +140,15 @@ mil_product mil_product_of(mil_lowering *lowering, const mil_op *op, mil_view ou
     return finished(lowering, op, product);
 }
 
+static mil_zeros zeros_of(const mil_lowering *lowering, const mil_op *op) {
+    for (size_t slot = 0; slot < 2; slot++) {
+        size_t step = lowering->values[op->inputs[slot]].zeros;
+        bool swaps = mil_integer(lowering->program, op, 2 + slot, 0) != 0;
+        if (step != MIL_NONE) return (mil_zeros){true, slot == 0, swaps == (slot == 0), step};
+    }
+    return (mil_zeros){0};
+}
+
 void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     const mil_type *type = mil_output_type(program, op);
@@ -149,7 +159,7 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
     if (mil_lower_packed_matmul(lowering, op) || mil_lower_scores(lowering, op) ||
         mil_lower_scores_backward(lowering, op))
         return;
-    mil_product product = {0};
+    mil_product product = {.zeros = zeros_of(lowering, op)};
     product.a = matrices(lowering, op, 0);
     product.b = matrices(lowering, op, 1);
     mil_view target = product_target(lowering, op->outputs[0]);

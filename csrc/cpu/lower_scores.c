@@ -101,6 +101,7 @@ bool mil_lower_scores(mil_lowering *lowering, const mil_op *op) {
     mil_touch(lowering, &scores.product.b, step);
     mil_define(lowering, softmax->outputs[0], out, step);
     lowering->values[softmax->outputs[0]].scores = step;
+    lowering->values[softmax->outputs[0]].zeros = step;
     lowering->values[add->outputs[0]].lowered = lowering->values[softmax->outputs[0]].lowered =
         true;
     return true;
@@ -159,6 +160,7 @@ bool mil_lower_scores_backward(mil_lowering *lowering, const mil_op *op) {
     mil_touch(lowering, &backward.product.b, step);
     mil_touch(lowering, &backward.p, step);
     mil_define(lowering, result, out, step);
+    lowering->values[result].zeros = step;
     const mil_op *rest[] = {found.weigh, found.sum, found.centre, found.scale};
     for (size_t i = 0; i < 4; i++) lowering->values[rest[i]->outputs[0]].lowered = true;
     return true;

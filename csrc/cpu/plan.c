@@ -282,8 +282,10 @@ static bool prepare_plan(mil_plan *plan, mil_lowering *lowering) {
     plan->outputs = geometries(plan, program->outputs, program->output_count);
     lowering->values = mil_region_alloc(lowering->temporary, values, sizeof *lowering->values);
     if (lowering->failed || !plan->inputs || !plan->outputs || !lowering->values) return false;
-    for (size_t i = 0; i < values; i++)
-        lowering->values[i].group = lowering->values[i].scores = MIL_NONE;
+    for (size_t i = 0; i < values; i++) {
+        mil_value_state *state = &lowering->values[i];
+        state->group = state->scores = state->zeros = MIL_NONE;
+    }
     return true;
 }
 

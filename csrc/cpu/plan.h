@@ -61,6 +61,16 @@ typedef struct mil_group {
     size_t elements;
 } mil_group;
 
+/* One operand of a product is the result of scores or of their backward, or its transpose: it is
+ * zero wherever that step left a column out. */
+typedef struct mil_zeros {
+    bool found;
+    bool in_a; /* else in b */
+    bool
+        turned; /* the columns of the result are rows of a, or columns of b; else they are depths */
+    size_t step; /* whose result it is */
+} mil_zeros;
+
 /* out[i] = a[i] b[i] for every index of the batch axes, which are all but the last two. */
 typedef struct mil_product {
     mil_view a, b, out; /* [batch.., M, K], [batch.., K, N], [batch.., M, N]; unit stride on N */
@@ -69,6 +79,7 @@ typedef struct mil_product {
     float limit;     /* beyond it a result is infinite; 0: no limit */
     bool narrows;    /* the result, one matrix, goes to `halves` as fp16 besides */
     mil_view halves; /* [M, N]; unit stride on N */
+    mil_zeros zeros;
 } mil_product;
 
 /* A product with matrices that stay as they are stored: the weights of a convolution by x [C, n],
@@ -202,7 +213,7 @@ typedef struct mil_binding {
     mil_cache *caches; /* per block */
     void **bases;      /* per storage, filled by the evaluation */
     void **data;       /* per value, for the reference evaluator */
-    bool *masked;      /* per step: scores of which masked columns were left out */
+    bool *masked;      /* per step: scores, or their backward, that left masked columns out */
 } mil_binding;
 
 /* Frees what evaluations have kept; the array itself is the caller's. */
