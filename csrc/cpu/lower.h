@@ -35,8 +35,8 @@ typedef struct mil_value_state {
     bool has_narrow; /* `narrow` says where an fp16 output wants it */
     bool has_halves; /* the step that makes it writes it there */
     bool lowered;    /* together with another op */
-    size_t scores;   /* step of scores of which it is the result; MIL_NONE: none */
-    size_t zeros;    /* step of scores, or of their backward, of which it is the result */
+    size_t zeros;    /* step of scores or their backward of which it is the result, else
+                        MIL_NONE */
     size_t group;    /* open group that makes it; MIL_NONE: none */
     size_t ready;    /* number of steps after which it can be read */
     mil_view view, home, place, narrow;

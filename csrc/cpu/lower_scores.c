@@ -21,8 +21,7 @@ static size_t readers(const mil_program *program, size_t value, size_t most, con
     for (size_t i = 0; i < program->op_count; i++) {
         const mil_op *op = &program->ops[i];
         size_t uses = 0;
-        for (size_t j = 0; j < MIL_MAX_SLOTS; j++) uses += op->inputs[j] == value;
-        for (size_t j = 0; j < op->variadic_count; j++) uses += op->variadic[j] == value;
+        for (size_t j = 0; j < mil_operand_count(op); j++) uses += mil_operand(op, j) == value;
         if (uses && count < most) ops[count] = op;
         count += uses;
     }
@@ -100,7 +99,6 @@ bool mil_lower_scores(mil_lowering *lowering, const mil_op *op) {
     mil_touch(lowering, &scores.product.a, step);
     mil_touch(lowering, &scores.product.b, step);
     mil_define(lowering, softmax->outputs[0], out, step);
-    lowering->values[softmax->outputs[0]].scores = step;
     lowering->values[softmax->outputs[0]].zeros = step;
     lowering->values[add->outputs[0]].lowered = lowering->values[softmax->outputs[0]].lowered =
         true;
@@ -140,6 +138,11 @@ static bool same_shape(const mil_program *program, size_t a, size_t b) {
     return x->rank == y->rank && memcmp(x->dim, y->dim, x->rank * sizeof *x->dim) == 0;
 }
 
+static bool is_scores(const mil_lowering *lowering, size_t value) {
+    size_t step = lowering->values[value].zeros;
+    return step != MIL_NONE && lowering->plan->steps[step].kind == MIL_STEP_SCORES;
+}
+
 bool mil_lower_scores_backward(mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     softmax_backward found;
@@ -148,10 +151,10 @@ bool mil_lower_scores_backward(mil_lowering *lowering, const mil_op *op) {
     size_t result = found.scale->outputs[0];
     bool same =
         same_shape(program, found.p, op->outputs[0]) && same_shape(program, result, op->outputs[0]);
-    if (p->scores == MIL_NONE || !same || !lowering->values[result].needed ||
+    if (!is_scores(lowering, found.p) || !same || !lowering->values[result].needed ||
         lowering->plan->hazards & ANE_HAZARD_REDUCE_FP16)
         return false;
-    mil_scores_backward backward = {.p = p->view, .scores = p->scores};
+    mil_scores_backward backward = {.p = p->view, .scores = p->zeros};
     mil_view out = mil_target(lowering, result);
     backward.product = mil_product_of(lowering, op, out);
     mil_step made = {.kind = MIL_STEP_SCORES_BACKWARD, .op = op, .scores_backward = backward};

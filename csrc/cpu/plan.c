@@ -284,7 +284,7 @@ static bool prepare_plan(mil_plan *plan, mil_lowering *lowering) {
     if (lowering->failed || !plan->inputs || !plan->outputs || !lowering->values) return false;
     for (size_t i = 0; i < values; i++) {
         mil_value_state *state = &lowering->values[i];
-        state->group = state->scores = state->zeros = MIL_NONE;
+        state->group = state->zeros = MIL_NONE;
     }
     return true;
 }

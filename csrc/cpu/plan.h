@@ -65,9 +65,8 @@ typedef struct mil_group {
  * zero wherever that step left a column out. */
 typedef struct mil_zeros {
     bool found;
-    bool in_a; /* else in b */
-    bool
-        turned; /* the columns of the result are rows of a, or columns of b; else they are depths */
+    bool in_a;   /* else in b */
+    bool turned; /* the result's columns are rows of a, or columns of b; else they are depths */
     size_t step; /* whose result it is */
 } mil_zeros;
 
