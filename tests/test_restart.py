@@ -46,6 +46,17 @@ def execv_noted(*arguments):
     execv(*arguments)
 os.execv = execv_noted
 """
+NOTE_WHO_TAKES_SIGNALS = """
+def execv_noted(*arguments):
+    for status in Path("/proc/self/task").glob("*/status"):
+        blocked, = (int(line[8:], 16) for line in status.open() if line.startswith("SigBlk:"))
+        numbers = signal.SIGINT, signal.SIGUSR1, signal.SIGTERM
+        masks = [blocked >> number - 1 & 1 for number in numbers]
+        with open("masks.txt", "a") as file:
+            print(*masks, file=file)
+    execv(*arguments)
+os.execv = execv_noted
+"""
 KILL_INSTEAD = "os.execv = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)"
 EAT_THE_BUDGET = """
 from ane_train.engine import Budget
@@ -222,8 +233,21 @@ def execv_signalled(*arguments):
     execv(*arguments)
 os.execv = execv_signalled
 """
-TO_ANOTHER_THREAD = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+TO_ANOTHER_THREAD = """
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+exec_now = execv
+execv = lambda *arguments: (time.sleep(0.2), exec_now(*arguments))  # its handler has run by then
+"""
 AT_THE_NEW_START = "if again: os.kill(os.getpid(), signal.{name})"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where /proc tells of each thread")
+def test_no_thread_takes_a_signal_when_exec_comes(tmp_path: Path) -> None:
+    """SIGINT, SIGUSR1 and SIGTERM wait for the next image, those of BLAS libraries included."""
+    child(tmp_path, NOTE_WHO_TAKES_SIGNALS, *LIMITED, "--threads", 2)
+    lines = (tmp_path / "masks.txt").read_text().splitlines()
+    assert len(lines) >= 2 * 2
+    assert set(lines) == {"1 1 1"}
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])

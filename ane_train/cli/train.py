@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import click
 
 from ane_train.cli.options import RunCommand, config_of, note_ignored, run_options
 from ane_train.errors import ConfigError, EngineError, ExitCode
+from ane_train.train.signals import main_thread_alone
 
 if TYPE_CHECKING:
     from ane_train.config import RunConfig
@@ -35,6 +37,8 @@ def command(ctx: click.Context, /, **parameters: Any) -> None:
     Settings come from files (-c), from variables ANE_TRAIN_<NAME> and from flags; later ones win.
     Others' spellings (--iters, --learning-rate, ...) are understood: `ane-train config docs`.
     """
+    with main_thread_alone():
+        importlib.import_module("numpy")  # its BLAS has threads
     former = _former(parameters["resume"])
     if former is None:
         note_ignored(parameters)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -71,6 +72,9 @@ size_t ane_pool_threads(const ane_pool *pool);
  * pool runs in order on the caller. Work is cut by `count` alone, so results do not depend on which
  * thread ran what. */
 void ane_pool_run(ane_pool *pool, size_t count, ane_task task, void *argument);
+/* Until the mask is set back to *former, threads that start leave all signals to others, but for
+ * those that tell of an error of their own. */
+void ane_block_signals(sigset_t *former);
 
 /* --- tiles.c ----------------------------------------------------------------------------- */
 

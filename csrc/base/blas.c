@@ -62,7 +62,10 @@ static void name_library(ane_blas *blas, const char *path) {
 static ane_status open_library(ane_blas *blas, const char *path, ane_error_info *error) {
     /* Never unmapped: libraries with threads and fork handlers of their own do not all survive it.
      */
+    sigset_t former;
+    ane_block_signals(&former);
     blas->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    pthread_sigmask(SIG_SETMASK, &former, NULL);
     if (!blas->library)
         return ane_fail(error, ANE_ERROR_SYSTEM, "cannot open the BLAS library: %s", dlerror());
     blas->sgemm = (cblas_sgemm_function *)find(blas->library, "cblas_sgemm");

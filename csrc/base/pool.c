@@ -99,6 +99,14 @@ static void *work(void *argument) {
     return NULL;
 }
 
+void ane_block_signals(sigset_t *former) {
+    static const int errors[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
+    sigset_t others;
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) sigdelset(&others, errors[i]);
+    pthread_sigmask(SIG_BLOCK, &others, former);
+}
+
 ane_pool *ane_pool_create(size_t threads) {
     size_t workers = threads > 1 ? threads - 1 : 0, bytes;
     if (!ane_size_mul(workers, sizeof(pthread_t), &bytes) ||
@@ -110,12 +118,15 @@ ane_pool *ane_pool_create(size_t threads) {
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->left, NULL);
     atomic_init(&pool->linked, 0);
-    for (; pool->worker_count < workers; pool->worker_count++) {
-        if (pthread_create(&pool->workers[pool->worker_count], NULL, work, pool) == 0) continue;
-        ane_pool_free(pool);
-        return NULL;
-    }
-    return pool;
+    sigset_t former;
+    ane_block_signals(&former);
+    while (pool->worker_count < workers &&
+           pthread_create(&pool->workers[pool->worker_count], NULL, work, pool) == 0)
+        pool->worker_count++;
+    pthread_sigmask(SIG_SETMASK, &former, NULL);
+    if (pool->worker_count == workers) return pool;
+    ane_pool_free(pool);
+    return NULL;
 }
 
 void ane_pool_free(ane_pool *pool) {
