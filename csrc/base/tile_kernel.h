@@ -131,20 +131,26 @@ WHOLE void NAME(add_depth)(const float *left, const float *right, NAME(vector) (
     }
 }
 
+WHOLE void NAME(add_depths)(const float *left, const float *right, NAME(vector) (*total)[VECTORS]) {
+    prefetch_panel(left, SPACING * ROWS);
+#pragma GCC unroll 8
+    for (size_t p = 0; p < SPACING; p++)
+        NAME(add_depth)(left + p * ROWS, right + p * COLUMNS, total);
+}
+
 /* sums[ROWS][COLUMNS] of a panel of ROWS by one of COLUMNS. */
 TARGET static void NAME(multiply)(size_t depth, const float *left, const float *right,
-                                  const void *const *lines, float *sums) {
+                                  const brought *come, float *sums) {
     NAME(vector) total[ROWS][VECTORS] = {0};
-    size_t whole = depth / SPACING;
-    for (size_t line = 0; line < whole; line++) {
-        __builtin_prefetch(lines[line]);
-        prefetch_panel(left, SPACING * ROWS);
-#pragma GCC unroll 8
-        for (size_t p = 0; p < SPACING; p++, left += ROWS, right += COLUMNS)
-            NAME(add_depth)(left, right, total);
+    walk at = walk_along(come);
+    size_t p = 0;
+    for (; p + 2 * SPACING <= depth; p += 2 * SPACING) {
+        prefetch_first(&at);
+        NAME(add_depths)(left + p * ROWS, right + p * COLUMNS, total);
+        prefetch_second(&at);
+        NAME(add_depths)(left + (p + SPACING) * ROWS, right + (p + SPACING) * COLUMNS, total);
     }
-    for (size_t p = whole * SPACING; p < depth; p++, left += ROWS, right += COLUMNS)
-        NAME(add_depth)(left, right, total);
+    for (; p < depth; p++) NAME(add_depth)(left + p * ROWS, right + p * COLUMNS, total);
 #pragma GCC unroll 16
     for (size_t i = 0; i < ROWS; i++)
 #pragma GCC unroll 4

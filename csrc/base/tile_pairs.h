@@ -134,21 +134,27 @@ WHOLE void add_words(const float *left, const float *right, __m512 (*total)[2]) 
     }
 }
 
+WHOLE void add_depths_bf16(const float *left, const float *right, __m512 (*total)[2]) {
+    prefetch_panel(left, SPACING * 8);
+#pragma GCC unroll 8
+    for (size_t p = 0; p < SPACING; p++) add_words(left + p * 8, right + p * 32, total);
+}
+
 /* sums[8][32] of a panel of 8 by one of 32. */
 PAIRS static void multiply_bf16(size_t words, const float *left, const float *right,
-                                const void *const *lines, float *sums) {
+                                const brought *come, float *sums) {
     __m512 total[8][2];
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; i++) total[i][0] = total[i][1] = _mm512_setzero_ps();
-    size_t whole = words / SPACING;
-    for (size_t line = 0; line < whole; line++) {
-        __builtin_prefetch(lines[line]);
-        prefetch_panel(left, SPACING * 8);
-#pragma GCC unroll 8
-        for (size_t p = 0; p < SPACING; p++, left += 8, right += 32) add_words(left, right, total);
+    walk at = walk_along(come);
+    size_t p = 0;
+    for (; p + 2 * SPACING <= words; p += 2 * SPACING) {
+        prefetch_first(&at);
+        add_depths_bf16(left + p * 8, right + p * 32, total);
+        prefetch_second(&at);
+        add_depths_bf16(left + (p + SPACING) * 8, right + (p + SPACING) * 32, total);
     }
-    for (size_t p = whole * SPACING; p < words; p++, left += 8, right += 32)
-        add_words(left, right, total);
+    for (; p < words; p++) add_words(left + p * 8, right + p * 32, total);
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; i++) {
         _mm512_storeu_ps(sums + 32 * i, total[i][0]);
@@ -190,11 +196,11 @@ PAIRS static void pack_right_floats(const operand *from, float *to) {
 
 /* Subnormal numbers are zeros, as in a dot product of pairs. */
 PAIRS static void multiply_floats(size_t words, const float *left, const float *right,
-                                  const void *const *lines, float *sums) {
+                                  const brought *come, float *sums) {
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
     MEMORY_STAYS();
-    multiply_avx512(words, left, right, lines, sums);
+    multiply_avx512(words, left, right, come, sums);
     MEMORY_STAYS();
     _mm_setcsr(before);
 }

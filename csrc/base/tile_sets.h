@@ -30,6 +30,34 @@ static inline void prefetch_panel(const float *left, size_t floats) {
         __builtin_prefetch(left + PANEL_AHEAD + i);
 }
 
+/* Where a multiplication is in what comes meanwhile. */
+typedef struct walk {
+    const char *panel, *line;
+    const lines *run;
+    size_t left; /* pairs of the run */
+} walk;
+
+static inline walk walk_along(const brought *come) {
+    const lines *run = come->runs;
+    return (walk){come->panel, run->first, run, run->count};
+}
+
+static inline void prefetch_first(walk *at) {
+    __builtin_prefetch(at->panel, 0, 2);
+    __builtin_prefetch(at->line);
+}
+
+static inline void prefetch_second(walk *at) {
+    __builtin_prefetch(at->panel + CACHE_LINE, 0, 2);
+    __builtin_prefetch(at->line + at->run->gap);
+    at->panel += 2 * CACHE_LINE;
+    at->line += at->run->spacing;
+    if (--at->left > 0) return;
+    at->run++;
+    at->line = at->run->first;
+    at->left = at->run->count;
+}
+
 #if defined(__x86_64__)
 
 #define NAME(x) x##_avx512

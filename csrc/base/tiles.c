@@ -26,7 +26,7 @@
 #define SPARE_FLOATS (BLOCK_TERMS * MOST_COLUMNS)
 #define CACHE_LINE 64
 #define SPACING 8 /* words of a tile's depth for each cache line that comes meanwhile */
-#define LINES (2 * BLOCK_TERMS / SPACING)
+#define MOST_RUNS 16
 #define PANEL_AHEAD 512 /* floats */
 
 /* A part of a matrix on its way into panels: `length` along which panels lie, by `depth`. */
@@ -52,6 +52,21 @@ typedef struct tile_place {
     size_t halves_stride;
 } tile_place;
 
+/* Pairs of cache lines: the second is `gap` after the first, each pair `spacing` after the former,
+ * in bytes. */
+typedef struct lines {
+    const char *first;
+    size_t gap, spacing, count;
+} lines;
+
+/* What comes from memory while a tile is computed: for each SPACING words a line of the next right
+ * panel, to second-level cache, and one of a run, to first-level cache. */
+typedef struct brought {
+    const char *panel;
+    size_t count, room;    /* runs; pairs that more runs may have */
+    lines runs[MOST_RUNS]; /* the last one without end */
+} brought;
+
 typedef struct tile_kernel {
     const char *name;
     size_t rows, columns;            /* of a tile */
@@ -60,8 +75,7 @@ typedef struct tile_kernel {
     const struct tile_kernel *other; /* has the same bits, and is faster on some processors */
     void (*pack_left)(const operand *from, float *to);
     void (*pack_right)(const operand *from, float *to);
-    /* lines: what is brought from memory meanwhile, words / SPACING addresses. */
-    void (*multiply)(size_t words, const float *left, const float *right, const void *const *lines,
+    void (*multiply)(size_t words, const float *left, const float *right, const brought *come,
                      float *sums);
     void (*store)(const float *sums, const tile_finish *how, const tile_place *to);
 } tile_kernel;
@@ -91,14 +105,19 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* Without end, but of one line that is there already. */
+static lines no_lines(const float *there) {
+    return (lines){(const char *)there, 0, 0, SIZE_MAX};
+}
+
 /* A few tiles of zeros. */
 static double time_of(const tile_kernel *kernel, const float *zeros) {
     float sums[MOST_ROWS * MOST_COLUMNS];
-    const void *lines[LINES];
-    for (size_t i = 0; i < LINES; i++) lines[i] = zeros;
+    brought none = {.panel = (const char *)zeros};
+    none.runs[0] = no_lines(zeros);
     double start = seconds();
     for (size_t tile = 0; tile < TIMED_TILES; tile++)
-        kernel->multiply(BLOCK_TERMS / kernel->terms, zeros, zeros, lines, sums);
+        kernel->multiply(BLOCK_TERMS / kernel->terms, zeros, zeros, &none, sums);
     return seconds() - start;
 }
 
@@ -223,27 +242,26 @@ static tile_place place_at(tile_place whole, size_t row, size_t column) {
     return whole;
 }
 
-/* What comes from memory while a tile is computed, a line now and then. */
-typedef struct brought {
-    size_t count, most;
-    const void *lines[LINES];
-} brought;
-
-static inline void bring(brought *all, const void *line) {
-    if (all->count < all->most)
-        all->lines[all->count++] = line;
-    else
-        __builtin_prefetch(line);
+static inline void bring(brought *all, lines run) {
+    if (run.count <= all->room && all->count + 1 < MOST_RUNS) {
+        all->room -= run.count;
+        all->runs[all->count++] = run;
+        return;
+    }
+    for (size_t i = 0; i < run.count; i++, run.first += run.spacing) {
+        __builtin_prefetch(run.first);
+        __builtin_prefetch(run.first + run.gap);
+    }
 }
 
 /* Rows of a result are far apart. */
 static inline void bring_result(const block *at, const tile_place *to, brought *all) {
-    for (size_t i = 0; i < at->kernel->rows; i++) {
-        const float *out = to->out + i * to->stride;
-        bring(all, out);
-        bring(all, out + at->kernel->columns - 1);
-        if (to->halves) bring(all, to->halves + i * to->halves_stride);
-    }
+    size_t last = (at->kernel->columns - 1) * sizeof *to->out;
+    size_t stride = to->stride * sizeof *to->out;
+    bring(all, (lines){(const char *)to->out, last, stride, at->kernel->rows});
+    if (!to->halves) return;
+    stride = to->halves_stride * sizeof *to->halves;
+    bring(all, (lines){(const char *)to->halves, stride, 2 * stride, at->kernel->rows / 2});
 }
 
 /* A share of what is packed next. */
@@ -253,9 +271,18 @@ static inline void bring_next(const block *at, size_t tile, size_t tiles, brough
     size_t rows = next->across ? next->length : next->depth;
     size_t bytes = (next->across ? next->depth : next->length) * element;
     for (size_t row = tile * rows / tiles; row < (tile + 1) * rows / tiles; row++) {
-        const char *from = (const char *)next->data + row * next->stride * element;
-        for (size_t i = 0; i < bytes; i += CACHE_LINE) bring(all, from + i);
+        const char *first = (const char *)next->data + row * next->stride * element;
+        bring(all, (lines){first, CACHE_LINE, 2 * CACHE_LINE, parts(bytes, 2 * CACHE_LINE)});
     }
+}
+
+/* The first few tiles of a right panel have the next one's lines. */
+static inline const char *panel_after(const block *at, const float *right, size_t row) {
+    size_t tile = row / at->kernel->rows;
+    if (tile >= at->kernel->columns * SPACING * sizeof *right / CACHE_LINE)
+        return (const char *)right;
+    const float *next = right + at->kernel->columns * at->words;
+    return (const char *)next + tile * at->words / SPACING * CACHE_LINE;
 }
 
 static void run_block(const block *at) {
@@ -268,13 +295,14 @@ static void run_block(const block *at) {
         for (size_t row = 0; row < at->rows; row += kernel->rows) {
             tile_place to = place_at(at->place, row, column);
             size_t rows = at->rows - row;
-            brought all; /* its lines have no value yet: to clear them takes 3 % of the time */
+            brought all; /* its runs have no value yet: to clear them takes time */
+            all.panel = panel_after(at, right, row);
             all.count = 0;
-            all.most = at->words / SPACING;
+            all.room = at->words / (2 * SPACING);
             bring_result(at, &to, &all);
             bring_next(at, tile++, tiles, &all);
-            while (all.count < all.most) bring(&all, right); /* is there already */
-            kernel->multiply(at->words, at->left + row * at->words, right, all.lines, sums);
+            all.runs[all.count] = no_lines(right);
+            kernel->multiply(at->words, at->left + row * at->words, right, &all, sums);
             if (rows >= kernel->rows && columns >= kernel->columns)
                 kernel->store(sums, &at->finish, &to);
             else
