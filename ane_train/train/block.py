@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ane_train.engine import Engine
 from ane_train.model.arena import Arena, Array
 from ane_train.native import arithmetic
@@ -70,8 +68,14 @@ class ResidualBlock:
     """One block of one layer."""
 
     def __init__(
-        self, kind: BlockKind, layer: int, shared: BlockContext, programs: BlockPrograms
+        self,
+        kind: BlockKind,
+        layer: int,
+        shared: BlockContext,
+        programs: BlockPrograms,
+        x: Array,
     ) -> None:
+        """x [D, BS]: where its input will be."""
         self.kind = kind
         self.prefix = f"layers.{layer}."
         self.shared = shared
@@ -79,7 +83,7 @@ class ResidualBlock:
         shape = shared.shape
         self.norm = shared.norm(self)
         self.gains = (*(kind.gains if shape.qk_norm else ()), *self.norm.gains)
-        self.input = np.zeros((shape.dim, shape.columns), np.float32)
+        self.input = x
 
     def forward(self, out: Array, weights: Arena, *, keep: bool) -> None:
         """out [D, BS] = x + alpha * f(norm(x)) of x in `input`; keeps what backward needs, or not.

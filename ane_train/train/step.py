@@ -103,12 +103,14 @@ class TrainingStep:
         )
         arranged = ARRANGEMENTS[pipeline.kind, pipeline.extras](spec, shared, self.weights)
         self.pipeline, self.head = arranged.pipeline, arranged.head
+        # One array for all, since NumPy asks for huge pages for large ones alone.
+        count = len(KINDS) * spec.layers
+        *inputs, self.last = np.zeros((count + 1, shape.dim, shape.columns), np.float32)
+        order = [(layer, kind) for layer in range(spec.layers) for kind in KINDS]
         self.blocks = [
-            ResidualBlock(kind, layer, arranged.shared, self.pipeline.block(kind.name, layer))
-            for layer in range(spec.layers)
-            for kind in KINDS
+            ResidualBlock(kind, layer, arranged.shared, self.pipeline.block(kind.name, layer), x)
+            for (layer, kind), x in zip(order, inputs, strict=True)
         ]
-        self.last = np.zeros((shape.dim, shape.columns), np.float32)  # after the last layer
 
     def is_trained(self, parameter: Parameter) -> bool:
         """Whether updates move it, and its gradient counts for clipping: it is not frozen."""
