@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -69,6 +69,37 @@ def test_gemm_reads_and_writes_within_leading_dimensions(rng: Generator, blas: s
     assert status == lib.ANE_OK
     assert_close(out[:, :130], a[:, :40].astype(np.float64) @ b[:40, :130], 2e-6)
     np.testing.assert_array_equal(out[:, 130:], before[:, 130:])
+
+
+@pytest.mark.parametrize("blas", ["auto", None])
+@pytest.mark.parametrize("flags", [(False, False), (True, False), (False, True), (True, True)])
+def test_rows_that_lie_apart_give_the_bits_of_those_side_by_side(
+    rng: Generator, flags: tuple[bool, bool], blas: str | None
+) -> None:
+    left, right, out = normal(rng, 70, 150), normal(rng, 70, 150), normal(rng, 70, 150)
+    a, b, c = left[:, 3:73], right[:, 80:150], out[:, 40:110]
+    expected, before = c.copy(), out.copy()
+    with Context(threads=2, blas=blas) as context:
+        arithmetic.gemm(context, a.copy(), b.copy(), expected, *flags, beta=0.5)
+        arithmetic.gemm(context, a, b, c, *flags, beta=0.5)
+    before[:, 40:110] = expected
+    assert out.tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda square: square[:, ::2],
+        lambda square: square[::-1, :4],
+        lambda square: np.broadcast_to(square[0, :4], (8, 4)),
+        lambda square: square[:, :4].T,
+    ],
+    ids=["columns apart", "backwards", "one row again", "down the columns"],
+)
+def test_other_strides_are_refused(context: Context, view: Callable[..., np.ndarray]) -> None:
+    wrong, square = view(np.ones((8, 8), np.float32)), np.ones((8, 8), np.float32)
+    with pytest.raises(ValueError, match=r"a (is|has rows that are) not C-contiguous"):
+        arithmetic.gemm(context, wrong, square[: wrong.shape[1]], square[: wrong.shape[0]])
 
 
 def test_gemm_takes_strides_that_32_bits_do_not_hold(rng: Generator) -> None:

@@ -1,6 +1,7 @@
 """Training arithmetic of the C core on NumPy arrays, in place and without copies.
 
 Every array is C-contiguous and float32 (tokens and targets: int32); anything else is a ValueError.
+Rows of the matrices of `gemm` may lie apart.
 Activations are channel-first, [D, S]. The bits do not depend on the number of threads.
 """
 
@@ -55,12 +56,11 @@ def gemm(
     inner, n = _matrix("b", b, transpose_b)
     if inner != k:
         raise ValueError(f"gemm: inner sizes {k} and {inner} differ")
-    left, right = _floats("a", a, a.shape), _floats("b", b, b.shape)
-    product = _floats("out", out, (m, n), written=True)
+    left, right = _rows("a", a, a.shape), _rows("b", b, b.shape)
+    product = _rows("out", out, (m, n), written=True)
     status = lib.ane_gemm(
-        context._pointer, transpose_a, transpose_b, m, n, k, alpha,
-        left, a.shape[1], right, b.shape[1], beta, product, n,
-    )  # fmt: skip
+        context._pointer, transpose_a, transpose_b, m, n, k, alpha, *left, *right, beta, *product
+    )
     check(context._pointer, status)
 
 
@@ -267,6 +267,18 @@ def _vector(name: str, array: Array) -> tuple[int]:
 
 def _floats(name: str, array: Array, shape: Shape, *, written: bool = False) -> Any:
     return _checked(name, array, shape, np.dtype(np.float32), written)
+
+
+def _rows(name: str, array: Array, shape: Shape, *, written: bool = False) -> tuple[Any, int]:
+    """The address of a matrix, and from each row to the next, in elements."""
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, not {shape}")
+    rows, columns = shape
+    first = _floats(name, array[:1], (min(rows, 1), columns), written=written)
+    apart, rest = divmod(array.strides[0], array.itemsize) if rows > 1 else (columns, 0)
+    if rest or apart < columns:
+        raise ValueError(f"{name} has rows that are not C-contiguous floats")
+    return first, apart
 
 
 def _integers(name: str, array: Array, shape: Shape) -> Any:

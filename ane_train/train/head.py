@@ -115,14 +115,6 @@ class CpuHead:
         for start in range(0, positions, self.tile):
             yield start, min(start + self.tile, positions)
 
-    def _tile(self, start: int, stop: int) -> Array:
-        """The normalised positions side by side: all that there are, or a copy."""
-        if stop - start == self.normalized.shape[1]:
-            return self.normalized
-        tile = self.workspace.array("tile", len(self.normalized), stop - start)
-        np.copyto(tile, self.normalized[:, start:stop])
-        return tile
-
     def normalize(self, x: Array, weights: Arena) -> None:
         """The final norm of x [D, BS], kept for the tiles."""
         with self.timings.measure("elementwise"):
@@ -141,7 +133,7 @@ class CpuHead:
         with self.timings.measure("blas"):
             arithmetic.gemm(
                 self.context,
-                self._tile(start, stop),
+                self.normalized[:, start:stop],
                 weights[self.classifier],
                 logits,
                 transpose_a=True,
@@ -192,14 +184,13 @@ class CpuHead:
     def _tile_backward(
         self, dlogits: Array, start: int, dnormalized: Array, weights: Arena, gradients: Arena
     ) -> None:
-        stop = start + len(dlogits)
-        tile = self._tile(start, stop)
+        positions = slice(start, start + len(dlogits))
         with self.timings.measure("blas"):
             if self.classifier in gradients:
                 arithmetic.gemm(
                     self.context,
                     dlogits,
-                    tile,
+                    self.normalized[:, positions],
                     gradients[self.classifier],
                     transpose_a=True,
                     transpose_b=True,
@@ -209,8 +200,7 @@ class CpuHead:
                 self.context,
                 weights[self.classifier],
                 dlogits,
-                tile,  # which has served its turn
+                dnormalized[:, positions],
                 transpose_a=True,
                 transpose_b=True,
             )
-        dnormalized[:, start:stop] = tile
