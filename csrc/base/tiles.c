@@ -448,13 +448,14 @@ static void multiply_strip(void *argument, size_t index) {
     give(run->tiles, &run->tiles->groups, taken);
 }
 
-/* A few tasks for each thread, of whole panels. */
+/* A few tasks for each thread, of whole panels, and of one group where that is work enough: what it
+ * adds to the result from block to block then stays in the caches. */
 static size_t strip_of(const tiles_run *run) {
     size_t width = width_of(run, !run->shares_left);
     size_t work = width * (run->end - run->begin) * (run->depth_end - run->depth);
     size_t equal = parts(parts(other_side(run), width), STRIPS * run->threads);
-    size_t worth = parts(WORTH, work);
-    return width * (equal > worth ? equal : worth);
+    size_t most = least(equal, GROUP_LANES / width), worth = parts(WORTH, work);
+    return width * (most > worth ? most : worth);
 }
 
 static void run_side(tiles_run *run, ane_pool *pool, size_t room) {
