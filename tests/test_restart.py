@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -246,7 +247,8 @@ def test_no_thread_takes_a_signal_when_exec_comes(tmp_path: Path) -> None:
     """SIGINT, SIGUSR1 and SIGTERM wait for the next image, those of BLAS libraries included."""
     child(tmp_path, NOTE_WHO_TAKES_SIGNALS, *LIMITED, "--threads", 2)
     lines = (tmp_path / "masks.txt").read_text().splitlines()
-    assert len(lines) >= 2 * 2
+    processors = len(os.sched_getaffinity(0))
+    assert len(lines) >= 2 * min(processors, 2)  # BLAS has threads where there are more than one
     assert set(lines) == {"1 1 1"}
 
 

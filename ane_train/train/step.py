@@ -103,10 +103,11 @@ class TrainingStep:
         )
         arranged = ARRANGEMENTS[pipeline.kind, pipeline.extras](spec, shared, self.weights)
         self.pipeline, self.head = arranged.pipeline, arranged.head
-        # One array for all, since NumPy asks for huge pages for large ones alone.
-        count = len(KINDS) * spec.layers
-        *inputs, self.last = np.zeros((count + 1, shape.dim, shape.columns), np.float32)
         order = [(layer, kind) for layer in range(spec.layers) for kind in KINDS]
+        # What each block begins with, and what the last one makes: one array, since NumPy asks for
+        # huge pages for large ones alone.
+        streams = np.zeros((len(order) + 1, shape.dim, shape.columns), np.float32)
+        *inputs, self.last = streams
         self.blocks = [
             ResidualBlock(kind, layer, arranged.shared, self.pipeline.block(kind.name, layer), x)
             for (layer, kind), x in zip(order, inputs, strict=True)
