@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ane_train"
 # Each may import those before it, and nothing else of the package.
 ORDER = [
-    *("errors", "records", "isolation", "_build", "_native", "native"),
+    *("errors", "threads", "records", "isolation", "_build", "_native", "native"),
     *("config_values", "config_rules", "config", "config_text"),
     *("mil", "programs", "model", "plan", "engine", "data", "metrics", "storage"),
     *("interop", "doctor", "explore", "generate", "lm_eval", "train", "chip", "cli", "__main__"),

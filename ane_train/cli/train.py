@@ -15,7 +15,7 @@ import click
 
 from ane_train.cli.options import RunCommand, config_of, note_ignored, run_options
 from ane_train.errors import ConfigError, EngineError, ExitCode
-from ane_train.train.signals import main_thread_alone
+from ane_train.threads import without_signals
 
 if TYPE_CHECKING:
     from ane_train.config import RunConfig
@@ -37,7 +37,7 @@ def command(ctx: click.Context, /, **parameters: Any) -> None:
     Settings come from files (-c), from variables ANE_TRAIN_<NAME> and from flags; later ones win.
     Others' spellings (--iters, --learning-rate, ...) are understood: `ane-train config docs`.
     """
-    with main_thread_alone():
+    with without_signals():
         importlib.import_module("numpy")  # its BLAS has threads
     former = _former(parameters["resume"])
     if former is None:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_train.storage.durable import synchronize
+from ane_train.threads import single_thread
 
 # Bytes; a multiple of any block. Beside training, smaller ones wait more often for a processor.
 BUFFER = 8 << 20
@@ -37,7 +38,7 @@ class DirectFile:
     def __init__(self, path: Path) -> None:
         self._buffer, self._other = _aligned_buffer(), _aligned_buffer()
         self._filled = 0
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writing")
+        self._writer = single_thread("writing")
         self._pending: Future[None] | None = None
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._is_direct = _set_direct(self._descriptor, True)

@@ -8,10 +8,11 @@ of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from ane_train.metrics.events import OVERLAPPED
 from ane_train.native.engine import Surface
+from ane_train.threads import single_thread
 from ane_train.train.workspace import Workspace
 
 
@@ -23,7 +24,7 @@ class GradientWorker:
     """
 
     def __init__(self, *, beside: bool) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gradients") if beside else None
+        self._executor = single_thread("gradients") if beside else None
         self._pending: dict[int, Future[None]] = {}
         self.workspace = Workspace()  # for use inside jobs
 

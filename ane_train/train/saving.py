@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
 from ane_train.metrics.events import Saved
 from ane_train.storage.checkpoint import Content
 from ane_train.storage.checkpoint_store import CheckpointStore
+from ane_train.threads import single_thread
 
 
 class Saver:
@@ -27,7 +28,7 @@ class Saver:
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._executor = single_thread("saving")
         self._pending: Future[Saved] | None = None
         self._read = threading.Event()
         self._read.set()

@@ -9,33 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Any, Literal
 
 from ane_train.errors import ExitCode
+from ane_train.threads import REQUESTS, without_signals
 
 StopReason = Literal["interrupted", "terminated", "stopped"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _REASONS: MappingProxyType[int, StopReason] = MappingProxyType(
     {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 )
-
-
-@contextmanager
-def main_thread_alone() -> Iterator[None]:
-    """Threads that libraries start within never take a signal that asks for something.
-
-    One that had just taken it could be ended by exec() before Python's handler has noted it.
-    """
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 class StopRequest:
@@ -91,24 +78,25 @@ class StopRequest:
         self._watcher = threading.Thread(
             target=_exit_at_second_interrupt, args=(wakes, self._before_exit), daemon=True
         )
-        self._watcher.start()
-        self._former = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        with without_signals():
+            self._watcher.start()
+        self._former = {number: signal.signal(number, self._handle) for number in REQUESTS}
         self._take_held()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         return self
 
     def hold(self) -> tuple[int, ...]:
         """Keeps requests for the image that this process is about to exec; none is lost.
 
         exec keeps which signals this thread blocks, and those that wait. A thread that was started
-        outside of `main_thread_alone` may still get one: CPython's handler writes its number to the
+        outside of `without_signals` may still get one: CPython's handler writes its number to the
         wakeup descriptor the moment it comes, here a pipe that the next image inherits; both its
         ends are returned. Until that image has entered its StopRequest a second SIGINT waits as
         well. The handlers stay when this is left.
         """
         if self._watcher is None:
             return ()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
         ends = os.pipe()
         for end in ends:
             os.set_inheritable(end, True)

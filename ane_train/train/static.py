@@ -20,6 +20,7 @@ from ane_train.native import arithmetic
 from ane_train.native.engine import Program, Request, Surface
 from ane_train.programs import Constants, LayerProgram, layer_programs
 from ane_train.programs.blocks import KINDS, BlockKind
+from ane_train.threads import single_thread
 from ane_train.train.block import BlockContext
 from ane_train.train.bound import BoundProgram, Place, surface_of
 from ane_train.train.kept import Kept
@@ -186,7 +187,7 @@ class StaticPipeline:
             for layer, slots in enumerate(self._slots)
             for kind in KINDS
         }
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._compiler = single_thread("compiler")
         self.ready = False
 
     def _require_budget(self) -> None:
