@@ -122,6 +122,16 @@ def test_resuming_drops_what_a_killed_process_wrote_later(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_file_whose_last_line_is_still_being_written_reads_as_the_lines_before(tmp_path):
+    lines = write(tmp_path, started(tmp_path), step(1), step(2))
+    file = tmp_path / "metrics.jsonl"
+    whole = file.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole) - 1):
+        file.write_bytes(whole[:end])
+        assert list(read_records(file)) == lines[:2]
+
+
 def test_resuming_where_a_run_ended_keeps_all_its_bytes(tmp_path):
     write(tmp_path, started(tmp_path), step(1), ended(tmp_path, step=1))
     before = (tmp_path / "metrics.jsonl").read_text()
