@@ -14,7 +14,7 @@ from ane_train.native.library import compiler
 from ane_train.native.system import sysctl_number
 
 # Instruction sets that the core and BLAS choose kernels by: as Linux and macOS call them.
-_LINUX_SETS = ("avx", "avx2", "avx512f", "avx512_fp16", "f16c", "fma", "asimd", "fphp", "asimdhp")
+_LINUX_SETS = ("avx", "avx2", "avx512f", "avx512_bf16", "f16c", "fma", "asimd", "fphp", "asimdhp")
 _MAC_SETS = ("FEAT_FP16", "FEAT_BF16", "FEAT_I8MM", "FEAT_SME")
 
 
