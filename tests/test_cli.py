@@ -397,7 +397,9 @@ def test_the_shell_s_completion_script_is_there():
     assert "_ANE_TRAIN_COMPLETE=bash_complete" in python("-m", "ane_train", env=environment).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["config", "docs"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["config", "docs"], ["models"], ["plan"], ["doctor"]]
+)
 def test_a_closed_pipe_ends_a_command_quietly(arguments):
     read, write = os.pipe()
     os.close(read)

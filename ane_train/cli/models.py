@@ -63,10 +63,11 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from ane_train.cli.screen import open_console
+
+    console = open_console(sys.stdout)
     shown = COLUMNS if console.width >= WIDE else COLUMNS[:-1]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
     for index, column in enumerate(shown):

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ane_train.plan.predict import Prediction
     from ane_train.plan.report import Table
 
-WIDTH = 100  # columns where there is no terminal
 INDENT, GAP = "  ", "  "
 
 
@@ -85,13 +84,12 @@ def command(
 
 
 def _show(prediction: Prediction, stream: TextIO) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    from ane_train.cli.screen import is_terminal
+    from ane_train.cli.screen import WIDTH, open_console
     from ane_train.plan.report import summary, tables
 
-    console = Console(file=stream, highlight=False, width=None if is_terminal(stream) else WIDTH)
+    console = open_console(stream)
     width = min(console.width, WIDTH)
     console.print(Text(f"{prediction.plan.title} on {prediction.machine.title}", "bold"))
     console.print()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ane_train.metrics.text import Meter
 
+WIDTH = 100  # columns where there is no terminal
 SHORTEST_BAR = 10  # columns
 
 
@@ -42,15 +43,28 @@ def is_terminal(stream: TextIO, environment: Mapping[str, str] | None = None) ->
     return stream.isatty()
 
 
+def open_console(stream: TextIO, environment: Mapping[str, str] | None = None) -> Console:
+    """rich's console on `stream`: in colour and to its width on a terminal, else WIDTH columns.
+
+    Raises BrokenPipeError when the reader of `stream` went away.
+    """
+    from rich.console import Console
+
+    class OpenConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what rich has just caught
+
+    width = None if is_terminal(stream, environment) else WIDTH
+    return OpenConsole(file=stream, highlight=False, width=width)
+
+
 def open_screen(stream: TextIO, environment: Mapping[str, str], log_every: int) -> Listener:
     """The listener that suits `stream`."""
     from ane_train.metrics.text import PlainText
 
     screen: Listener
     if is_terminal(stream, environment):
-        from rich.console import Console
-
-        screen = RichScreen(Console(file=stream, highlight=False))
+        screen = RichScreen(open_console(stream, environment))
     else:
 
         def write(line: str) -> None:

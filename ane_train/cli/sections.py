@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from ane_train.doctor.sections import Section
 
-WIDTH = 100  # columns where there is no terminal
 INDENT, GAP = "  ", "  "
 MINIMUM = 20  # columns of a last cell, however narrow the terminal
 _STYLES = {
@@ -78,13 +77,12 @@ def saved(json_file: str | None, text: str, name: str = "report") -> Iterator[li
 
 
 def show_sections(sections: Iterable[Section], stream: TextIO) -> None:
-    """Every section on the stream: in colour and to its width on a terminal, else 100 columns."""
-    from rich.console import Console
+    """Every section on the stream, in the style of its console."""
     from rich.text import Text
 
-    from ane_train.cli.screen import is_terminal
+    from ane_train.cli.screen import WIDTH, open_console
 
-    console = Console(file=stream, highlight=False, width=None if is_terminal(stream) else WIDTH)
+    console = open_console(stream)
     for section in sections:
         console.print(Text(section.title, "bold"))
         for line in section_lines(section, min(console.width, WIDTH)):
