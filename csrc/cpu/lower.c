@@ -93,18 +93,20 @@ mil_view mil_view_on_surface(size_t storage, const mil_type *type, const mil_geo
     return view;
 }
 
-/* The rows of the surface from the first to the last that the part touches, and its columns. */
+/* The rows and columns of the surface from the first to the last that the part touches. */
 static mil_block block_of(const mil_plan *plan, size_t port, const mil_view *part) {
     const mil_geometry *geometry = &plan->inputs[port];
     size_t pitch = geometry->row_stride / geometry->element_size;
-    size_t last = (size_t)part->offset;
-    for (size_t i = 0; i + 1 < part->rank; i++)
-        last += (part->dim[i] - 1) * (size_t)part->stride[i];
-    mil_block block = {.port = port, .source = *part};
+    mil_block block = {.port = port, .source = *part, .rows = 1, .columns = 1};
     block.row = (size_t)part->offset / pitch;
     block.column = (size_t)part->offset % pitch;
-    block.rows = last / pitch - block.row + 1;
-    block.columns = part->rank ? part->dim[part->rank - 1] : 1;
+    for (size_t i = 0; i < part->rank; i++) {
+        size_t stride = (size_t)part->stride[i], steps = part->dim[i] - 1;
+        if (stride >= pitch)
+            block.rows += stride / pitch * steps;
+        else
+            block.columns += stride * steps;
+    }
     return block;
 }
 
@@ -128,20 +130,25 @@ static size_t add_block(mil_lowering *lowering, mil_block block) {
     return plan->block_count++;
 }
 
-mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, size_t *step) {
+/* The elements of an input's surface as floats, in the order of the source's axes. */
+static mil_view load_source(mil_lowering *lowering, size_t port, const mil_view *source,
+                            size_t *step) {
     mil_plan *plan = lowering->plan;
-    size_t port = lowering->program->values[value].input;
-    mil_type type = lowering->program->values[value].type;
-    mil_view source = mil_view_on_surface(0, &type, &plan->inputs[port]);
-    if (part) {
-        source = mil_view_slice(&source, part->begin, NULL, part->size);
-        memcpy(type.dim, part->size, sizeof type.dim);
-    }
-    size_t block = find_block(plan, port, &source);
-    if (block == MIL_NONE) block = add_block(lowering, block_of(plan, port, &source));
+    size_t block = find_block(plan, port, source);
+    if (block == MIL_NONE) block = add_block(lowering, block_of(plan, port, source));
     size_t storage = plan->blocks[block].storage;
     *step = plan->storages[storage].first;
+    mil_type type = {.rank = source->rank};
+    memcpy(type.dim, source->dim, sizeof type.dim);
     return mil_view_whole(storage, &type);
+}
+
+mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, size_t *step) {
+    size_t port = lowering->program->values[value].input;
+    const mil_type *type = &lowering->program->values[value].type;
+    mil_view source = mil_view_on_surface(0, type, &lowering->plan->inputs[port]);
+    if (part) source = mil_view_slice(&source, part->begin, NULL, part->size);
+    return load_source(lowering, port, &source, step);
 }
 
 /* The surface of an input, as halves. */
@@ -160,10 +167,7 @@ bool mil_halves_of(mil_lowering *lowering, const mil_view *view, mil_view *halve
     const mil_storage *copy = &plan->storages[view->storage];
     if (copy->kind != MIL_STORAGE_BLOCK) return false;
     const mil_block *block = &plan->blocks[copy->index];
-    bool whole = mil_view_contiguous(view) && mil_view_elements(view) == copy->elements;
-    mil_type type = {.rank = view->rank};
-    memcpy(type.dim, view->dim, sizeof type.dim);
-    if (!whole || !mil_view_reshape(&block->source, &type, halves)) return false;
+    if (!mil_view_through(view, &block->source, halves)) return false;
     halves->storage = halves_storage(lowering, block->port);
     return true;
 }
@@ -216,7 +220,23 @@ mil_view mil_view_of(mil_lowering *lowering, size_t value) {
     return state->view;
 }
 
+/* What lies on a surface is loaded in the order in which it is wanted, unless rows are to become
+ * columns. */
+static bool load_in_order(mil_lowering *lowering, size_t value) {
+    const mil_plan *plan = lowering->plan;
+    mil_view from = mil_view_of(lowering, value), halves;
+    if (lowering->values[value].has_place || !mil_halves_of(lowering, &from, &halves) ||
+        !mil_view_has_unit_stride(&halves))
+        return false;
+    size_t step, port = plan->blocks[plan->storages[from.storage].index].port;
+    halves.storage = 0; /* as in the sources of blocks */
+    mil_view loaded = load_source(lowering, port, &halves, &step);
+    mil_define(lowering, value, loaded, step);
+    return true;
+}
+
 mil_view mil_materialize(mil_lowering *lowering, size_t value) {
+    if (load_in_order(lowering, value)) return lowering->values[value].view;
     mil_view from = mil_view_of(lowering, value), to = mil_target(lowering, value);
     size_t step = mil_add_copy(lowering, MIL_STEP_COPY, from, to);
     mil_define(lowering, value, to, step);

@@ -101,6 +101,31 @@ mil_view mil_view_slice(const mil_view *view, const size_t *begin, const ptrdiff
     return out;
 }
 
+/* Steps along one axis of the source that never leave it. */
+bool mil_view_through(const mil_view *view, const mil_view *source, mil_view *out) {
+    mil_view from = *source;
+    mil_view_collapse(1, (mil_view *[]){&from});
+    size_t unit[MIL_MAX_RANK], reached[MIL_MAX_RANK], rest = (size_t)view->offset;
+    for (size_t i = from.rank, step = 1; i-- > 0; step *= from.dim[i]) unit[i] = step;
+    *out = *view;
+    out->storage = from.storage;
+    out->offset = from.offset;
+    for (size_t i = 0; i < from.rank; rest %= unit[i++]) {
+        reached[i] = rest / unit[i];
+        out->offset += (ptrdiff_t)reached[i] * from.stride[i];
+    }
+    for (size_t axis = 0; axis < view->rank; axis++) {
+        size_t stride = (size_t)view->stride[axis], i = 0;
+        if (view->dim[axis] == 1 || stride == 0) continue;
+        if (view->stride[axis] < 0) return false;
+        while (unit[i] > stride) i++;
+        reached[i] += stride / unit[i] * (view->dim[axis] - 1);
+        if (stride % unit[i] != 0 || reached[i] >= from.dim[i]) return false;
+        out->stride[axis] = (ptrdiff_t)(stride / unit[i]) * from.stride[i];
+    }
+    return true;
+}
+
 mil_view mil_view_broadcast(const mil_view *view, const mil_type *type) {
     mil_view out = {.storage = view->storage, .rank = type->rank, .offset = view->offset};
     size_t added = type->rank - view->rank;

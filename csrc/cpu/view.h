@@ -27,6 +27,9 @@ mil_view mil_view_permute(const mil_view *view, const size_t *order);
 /* Elements begin[i], begin[i] + step[i], ... (size[i] of them) along each axis; step NULL: ones. */
 mil_view mil_view_slice(const mil_view *view, const size_t *begin, const ptrdiff_t *step,
                         const size_t *size);
+/* The view's elements where the row-major elements of `source` are; false where no strides say so.
+ */
+bool mil_view_through(const mil_view *view, const mil_view *source, mil_view *out);
 mil_view mil_view_broadcast(const mil_view *view, const mil_type *type);
 /* Drops axes of length 1 and merges neighbours wherever all views, which have equal shapes, allow
  * it. At least one axis is left. */
