@@ -46,6 +46,7 @@ typedef struct mil_lowering {
     mil_plan *plan;
     const mil_program *program;
     mil_value_state *values;
+    size_t *readers; /* per value: how many operands and outputs of the program it is */
     mil_open_group *groups;
     size_t group_count;
     mil_member *members;

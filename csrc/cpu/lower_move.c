@@ -41,10 +41,33 @@ static void wish_for_parts(mil_lowering *lowering, const mil_op *op) {
     }
 }
 
+/* The value that was reshaped, perhaps several times. */
+static size_t before_reshapes(const mil_program *program, size_t value) {
+    const mil_op *op;
+    while (program->values[value].producer != MIL_NONE) {
+        op = &program->ops[program->values[value].producer];
+        if (op->kind != MIL_OP_reshape && op->kind != MIL_OP_identity) break;
+        value = op->inputs[0];
+    }
+    return value;
+}
+
+/* A product whose transpose alone is read can write that. */
+static bool turns_a_product(const mil_lowering *lowering, const mil_op *op) {
+    const mil_program *program = lowering->program;
+    size_t value = before_reshapes(program, op->inputs[0]);
+    size_t producer = program->values[value].producer;
+    return producer != MIL_NONE && program->ops[producer].kind == MIL_OP_matmul &&
+           lowering->readers[value] == 1 && lowering->readers[op->inputs[0]] == 1;
+}
+
 static void wish_before_transpose(mil_lowering *lowering, const mil_op *op) {
-    const mil_value_state *out = &lowering->values[op->outputs[0]];
+    mil_value_state *out = &lowering->values[op->outputs[0]];
     const int32_t *order = lowering->program->values[op->inputs[1]].ints;
     size_t inverse[MIL_MAX_RANK];
+    if (!out->has_place && turns_a_product(lowering, op))
+        wish(lowering, op->outputs[0],
+             mil_fresh(lowering, &lowering->program->values[op->outputs[0]].type));
     if (!out->has_place) return;
     for (size_t i = 0; i < out->place.rank; i++) inverse[order[i]] = i;
     wish(lowering, op->inputs[0], mil_view_permute(&out->place, inverse));

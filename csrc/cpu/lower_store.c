@@ -5,7 +5,6 @@
 
 /* --- pieces --- */
 
-/* Per value: how many operands and outputs of the program it is. */
 static size_t *count_readers(mil_lowering *lowering) {
     const mil_program *program = lowering->program;
     size_t *readers = mil_lower_temporary(lowering, program->value_count, sizeof *readers);
@@ -64,9 +63,9 @@ static bool open_concat(mil_lowering *lowering, mil_piece *piece, const mil_op *
 }
 
 /* A value that nobody else reads, and that only puts others together, is not made at all. */
-static bool open_piece(mil_lowering *lowering, mil_piece *piece, const size_t *readers) {
+static bool open_piece(mil_lowering *lowering, mil_piece *piece) {
     size_t value = piece->value, producer = lowering->program->values[value].producer;
-    if (producer == MIL_NONE || lowering->plan->constants[value] || readers[value] != 1)
+    if (producer == MIL_NONE || lowering->plan->constants[value] || lowering->readers[value] != 1)
         return false;
     const mil_op *op = &lowering->program->ops[producer];
     bool opened = false;
@@ -95,12 +94,13 @@ static void wish_for_halves(mil_lowering *lowering, const mil_piece *piece) {
 }
 
 void mil_find_pieces(mil_lowering *lowering) {
-    size_t *readers = count_readers(lowering), most = most_pieces(lowering->program);
+    size_t most = most_pieces(lowering->program);
+    lowering->readers = count_readers(lowering);
     lowering->pieces = mil_lower_temporary(lowering, most, sizeof *lowering->pieces);
     if (lowering->failed) return;
     add_outputs(lowering);
     for (size_t i = 0; i < lowering->piece_count; i++) {
-        while (open_piece(lowering, &lowering->pieces[i], readers)) continue;
+        while (open_piece(lowering, &lowering->pieces[i])) continue;
         wish_for_halves(lowering, &lowering->pieces[i]);
     }
 }
