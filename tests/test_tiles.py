@@ -45,6 +45,7 @@ class Product(ctypes.Structure):
         ("rounds", ctypes.c_bool),
         ("halves", ctypes.c_void_p),
         ("halves_stride", ctypes.c_size_t),
+        *((name, ctypes.c_size_t) for name in ("piece", "b_step", "c_step")),
     )
 
 
@@ -157,6 +158,56 @@ def test_bits_do_not_depend_on_threads_or_on_memory_for_panels(
     for size in ((300, 200, 600), (50, 700, 300), (33, 32, 33000)):
         for threads, short in ((1, False), (5, False), (2, True)):
             assert_defined_bits(processor, native, Case(size, flags, threads, short))
+
+
+PIECE = 96  # columns: whole tiles of every kernel
+GAP = 5  # elements after each row, and after each piece
+
+
+def in_pieces(matrix: np.ndarray) -> np.ndarray:
+    """[pieces, rows * (PIECE + GAP) + GAP] of [rows, columns]; NaN where there is nothing."""
+    rows, columns = matrix.shape
+    pieces = -(-columns // PIECE)
+    apart = np.full((pieces, rows * (PIECE + GAP) + GAP), np.nan, matrix.dtype)
+    for index, piece in enumerate(apart):
+        part = matrix[:, index * PIECE : (index + 1) * PIECE]
+        piece[:-GAP].reshape(rows, PIECE + GAP)[:, : part.shape[1]] = part
+    return apart
+
+
+@pytest.mark.parametrize("size", [(30, 288, 90), (300, 250, 600), (1100, 1250, 20), (9, 97, 17)])
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_pieces_give_the_bits_of_columns_side_by_side(
+    processor: Processor, size: tuple[int, int, int], reads: bool, writes: bool
+) -> None:
+    m, n, k = size
+    rng = default_rng(m)
+    a = rng.standard_normal((m, k)).astype(np.float32)
+    b = rng.standard_normal((k, n)).astype(np.float16 if k > 50 else np.float32)
+    before = rng.standard_normal((m, n)).astype(np.float32)
+    stored = in_pieces(b) if reads else b
+    for kernel in range(processor.call("probe_kernels")):
+        side, apart = before.copy(), in_pieces(before) if writes else before.copy()
+        results = []
+        for given, out, piece in ((b, side, 0), (stored, apart, PIECE)):
+            stride, ldc = (PIECE + GAP if out is apart and cut else n for cut in (reads, writes))
+            steps = [x.shape[1] if cut and piece else PIECE
+                     for x, cut in ((given, reads), (out, writes))]  # fmt: skip
+            matrices = [Matrix(processor.place(a), k, False, False),
+                        Matrix(processor.place(given), stride, False, b.itemsize == 2)]  # fmt: skip
+            halves = np.full((m, n), UNTOUCHED, np.uint16)
+            product = Product(m, n, k, 0.5, *matrices, -2, processor.place(out), ldc, True,
+                              processor.place(halves), n, piece, *steps)  # fmt: skip
+            placed = processor.place(np.frombuffer(product, np.uint8))
+            assert processor.call("probe_multiply", kernel, 2, 0, placed) == 0
+            processor.fetch(product.c, out)
+            processor.fetch(product.halves, halves)
+            results.append(halves)
+            processor.clear()
+        wanted = in_pieces(side) if writes else side
+        np.testing.assert_array_equal(apart.view(np.uint32), wanted.view(np.uint32))
+        np.testing.assert_array_equal(*results)
 
 
 @needs_bf16

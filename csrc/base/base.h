@@ -96,6 +96,8 @@ typedef struct ane_product {
     bool rounds;      /* C becomes what fp16 can hold */
     uint16_t *halves; /* of a product that rounds: C as fp16 as well; NULL: not wanted */
     size_t halves_stride;
+    size_t piece; /* columns of B and C come in pieces of so many; 0: they lie side by side */
+    size_t b_step, c_step; /* elements from one piece to the next */
 } ane_product;
 
 typedef struct ane_tiles ane_tiles;
@@ -105,6 +107,8 @@ typedef struct ane_tiles ane_tiles;
 ane_tiles *ane_tiles_create(bool bf16);
 void ane_tiles_free(ane_tiles *tiles);
 const char *ane_tiles_name(const ane_tiles *tiles); /* the instruction set */
+/* Whether products with such pieces are multiplied as a whole. */
+bool ane_tiles_take_pieces(const ane_tiles *tiles, size_t piece);
 /* k > 0. The bits are the same for every number of threads. May be called from several threads at a
  * time, with a NULL pool also from inside a task. Takes less memory, and more time, if it is short.
  */
@@ -129,7 +133,7 @@ void ane_blas_gemm(const ane_blas *blas, const ane_product *product);
 /* The same, cut over the pool by shape alone (columns or rows, whichever is longer), so that the
  * bits are the same for every number of threads. */
 void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_product *product);
-/* Rows [start, start + length) of the product, or columns. */
+/* Rows [start, start + length) of the product, or columns of one without pieces. */
 ane_product ane_product_rows(const ane_product *product, size_t start, size_t length);
 ane_product ane_product_columns(const ane_product *product, size_t start, size_t length);
 /* All of the product, summed over [start, start + length) of its depth alone. */

@@ -214,8 +214,34 @@ static bool tiles_take(const ane_blas *blas, const ane_product *product) {
     return blas->tiles && product->k > 0 && product->alpha != 0.0f && (suits || half || blas->bf16);
 }
 
+/* A library knows no pieces, and tiles none that end within a tile. */
+static bool falls_apart(const ane_blas *blas, const ane_product *product) {
+    return product->piece && product->piece < product->n &&
+           !(tiles_take(blas, product) && ane_tiles_take_pieces(blas->tiles, product->piece));
+}
+
+/* The columns of the piece that begins at `start`. */
+static ane_product piece_at(const ane_product *product, size_t start) {
+    size_t index = start / product->piece, left = product->n - start;
+    ane_product part = *product;
+    part.piece = 0;
+    part.n = left < product->piece ? left : product->piece;
+    part.b.data =
+        (const char *)product->b.data + index * product->b_step * (product->b.half ? 2 : 4);
+    part.c += index * product->c_step;
+    if (part.halves) part.halves += start;
+    return part;
+}
+
 void ane_blas_gemm(const ane_blas *blas, const ane_product *product) {
     if (product->m == 0 || product->n == 0) return;
+    if (falls_apart(blas, product)) {
+        for (size_t start = 0; start < product->n; start += product->piece) {
+            ane_product part = piece_at(product, start);
+            ane_blas_gemm(blas, &part);
+        }
+        return;
+    }
     if (tiles_take(blas, product))
         ane_tiles_multiply(blas->tiles, NULL, product);
     else
@@ -301,6 +327,13 @@ static size_t cut_step(size_t longer, size_t shorter, size_t k) {
 void ane_blas_gemm_parallel(const ane_blas *blas, ane_pool *pool, const ane_product *product) {
     size_t m = product->m, n = product->n;
     if (m == 0 || n == 0) return;
+    if (falls_apart(blas, product)) {
+        for (size_t start = 0; start < n; start += product->piece) {
+            ane_product part = piece_at(product, start);
+            ane_blas_gemm_parallel(blas, pool, &part);
+        }
+        return;
+    }
     if (tiles_take(blas, product)) {
         ane_tiles_multiply(blas->tiles, pool, product);
         return;

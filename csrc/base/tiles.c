@@ -50,6 +50,7 @@ typedef struct tile_place {
     size_t stride;
     uint16_t *halves; /* the same as fp16; NULL: not wanted */
     size_t halves_stride;
+    size_t piece, step; /* columns of a piece, and from one to the next in `out`; 0: no pieces */
 } tile_place;
 
 /* Pairs of cache lines: the second is `gap` after the first, each pair `spacing` after the former,
@@ -180,6 +181,10 @@ const char *ane_tiles_name(const ane_tiles *tiles) {
     return tiles->kernel->name;
 }
 
+bool ane_tiles_take_pieces(const ane_tiles *tiles, size_t piece) {
+    return piece % tiles->kernel->columns == 0;
+}
+
 static void *take(ane_tiles *tiles, buffer **idle, size_t floats) {
     pthread_mutex_lock(&tiles->lock);
     buffer *found = *idle;
@@ -211,106 +216,7 @@ static size_t rounded_up(size_t count, size_t unit) {
     return parts(count, unit) * unit;
 }
 
-typedef struct block {
-    const tile_kernel *kernel;
-    const float *left, *right; /* panels */
-    size_t rows, columns, words;
-    tile_finish finish;
-    tile_place place;
-    operand next; /* what the same thread packs after it, perhaps */
-} block;
-
-/* A tile at the edge of the result: only a part of its sums is wanted. */
-static void store_part(const block *at, const float *sums, size_t rows, size_t columns,
-                       const tile_place *to) {
-    const tile_finish *how = &at->finish;
-    for (size_t i = 0; i < rows; i++, sums += at->kernel->columns) {
-        float *out = to->out + i * to->stride;
-        for (size_t j = 0; j < columns; j++) {
-            float value = sums[j] * how->alpha;
-            out[j] = how->beta != 0.0f ? value + out[j] * how->beta : value;
-        }
-        if (how->rounds) ane_round_to_half(columns, out);
-        if (to->halves) ane_halves_from_floats(columns, out, to->halves + i * to->halves_stride);
-    }
-}
-
-/* The place of a part, from (row, column) on. */
-static tile_place place_at(tile_place whole, size_t row, size_t column) {
-    whole.out += row * whole.stride + column;
-    if (whole.halves) whole.halves += row * whole.halves_stride + column;
-    return whole;
-}
-
-static inline void bring(brought *all, lines run) {
-    if (run.count <= all->room && all->count + 1 < MOST_RUNS) {
-        all->room -= run.count;
-        all->runs[all->count++] = run;
-        return;
-    }
-    for (size_t i = 0; i < run.count; i++, run.first += run.spacing) {
-        __builtin_prefetch(run.first);
-        __builtin_prefetch(run.first + run.gap);
-    }
-}
-
-/* Rows of a result are far apart. */
-static inline void bring_result(const block *at, const tile_place *to, brought *all) {
-    size_t last = (at->kernel->columns - 1) * sizeof *to->out;
-    size_t stride = to->stride * sizeof *to->out;
-    bring(all, (lines){(const char *)to->out, last, stride, at->kernel->rows});
-    if (!to->halves) return;
-    stride = to->halves_stride * sizeof *to->halves;
-    bring(all, (lines){(const char *)to->halves, stride, 2 * stride, at->kernel->rows / 2});
-}
-
-/* A share of what is packed next. */
-static inline void bring_next(const block *at, size_t tile, size_t tiles, brought *all) {
-    const operand *next = &at->next;
-    size_t element = next->half ? 2 : 4;
-    size_t rows = next->across ? next->length : next->depth;
-    size_t bytes = (next->across ? next->depth : next->length) * element;
-    for (size_t row = tile * rows / tiles; row < (tile + 1) * rows / tiles; row++) {
-        const char *first = (const char *)next->data + row * next->stride * element;
-        bring(all, (lines){first, CACHE_LINE, 2 * CACHE_LINE, parts(bytes, 2 * CACHE_LINE)});
-    }
-}
-
-/* The first few tiles of a right panel have the next one's lines. */
-static inline const char *panel_after(const block *at, const float *right, size_t row) {
-    size_t tile = row / at->kernel->rows;
-    if (tile >= at->kernel->columns * SPACING * sizeof *right / CACHE_LINE)
-        return (const char *)right;
-    const float *next = right + at->kernel->columns * at->words;
-    return (const char *)next + tile * at->words / SPACING * CACHE_LINE;
-}
-
-static void run_block(const block *at) {
-    const tile_kernel *kernel = at->kernel;
-    size_t tiles = parts(at->columns, kernel->columns) * parts(at->rows, kernel->rows), tile = 0;
-    _Alignas(64) float sums[MOST_ROWS * MOST_COLUMNS];
-    for (size_t column = 0; column < at->columns; column += kernel->columns) {
-        const float *right = at->right + column * at->words;
-        size_t columns = at->columns - column;
-        for (size_t row = 0; row < at->rows; row += kernel->rows) {
-            tile_place to = place_at(at->place, row, column);
-            size_t rows = at->rows - row;
-            brought all; /* its runs have no value yet: to clear them takes time */
-            all.panel = panel_after(at, right, row);
-            all.count = 0;
-            all.room = at->words / (2 * SPACING);
-            bring_result(at, &to, &all);
-            bring_next(at, tile++, tiles, &all);
-            all.runs[all.count] = no_lines(right);
-            kernel->multiply(at->words, at->left + row * at->words, right, &all, sums);
-            if (rows >= kernel->rows && columns >= kernel->columns)
-                kernel->store(sums, &at->finish, &to);
-            else
-                store_part(at, sums, rows < kernel->rows ? rows : kernel->rows,
-                           columns < kernel->columns ? columns : kernel->columns, &to);
-        }
-    }
-}
+#include "tile_block.h"
 
 /* Rows or columns [start, start + length) of an operand, of depths [depth, depth + depths). */
 static operand part_of(ane_matrix matrix, bool left, size_t start, size_t length, size_t depth,
@@ -360,17 +266,33 @@ static float *shared_at(const tiles_run *run, size_t depth) {
     return run->shared + words_of(run, depth - run->depth) * lanes;
 }
 
-/* Rows of the left operand, or columns of the right one, of the block at `depth`. */
+/* Rows of the left operand, or columns of the right one up to the end of a piece, of the block at
+ * `depth`. */
 static operand lanes_of(const tiles_run *run, bool left, size_t first, size_t end, size_t depth) {
-    ane_matrix matrix = left ? run->product->a : run->product->b;
+    const ane_product *product = run->product;
+    ane_matrix matrix = left ? product->a : product->b;
+    if (!left && product->piece) {
+        size_t piece = first / product->piece, before = piece * product->piece;
+        size_t skipped = piece * product->b_step * (matrix.half ? 2 : 4);
+        matrix.data = (const char *)matrix.data + skipped;
+        end = least(end, before + product->piece) - before;
+        first -= before;
+    }
     return part_of(matrix, left, first, end - first, depth, terms_at(run, depth));
 }
 
-static void pack(const tiles_run *run, bool left, const operand *part, float *to) {
-    if (left)
-        run->tiles->kernel->pack_left(part, to);
-    else
-        run->tiles->kernel->pack_right(part, to);
+static void pack(const tiles_run *run, bool left, size_t first, size_t end, size_t depth,
+                 float *to) {
+    size_t words = words_of(run, terms_at(run, depth));
+    while (first < end) {
+        operand part = lanes_of(run, left, first, end, depth);
+        if (left)
+            run->tiles->kernel->pack_left(&part, to);
+        else
+            run->tiles->kernel->pack_right(&part, to);
+        first += part.length;
+        to += part.length * words;
+    }
 }
 
 static size_t group_of(const tiles_run *run, bool left) {
@@ -383,8 +305,8 @@ static void pack_shared(void *argument, size_t index) {
     size_t first = run->begin + index % groups * lanes;
     size_t depth = run->depth + index / groups * run->step;
     size_t words = words_of(run, terms_at(run, depth));
-    operand part = lanes_of(run, run->shares_left, first, least(first + lanes, run->end), depth);
-    pack(run, run->shares_left, &part, shared_at(run, depth) + (first - run->begin) * words);
+    pack(run, run->shares_left, first, least(first + lanes, run->end), depth,
+         shared_at(run, depth) + (first - run->begin) * words);
 }
 
 /* Rows or columns of a task, which are packed and multiplied so many at a time. */
@@ -424,10 +346,11 @@ static void multiply_group(const tiles_run *run, const strip *of, size_t first, 
     at.columns = run->shares_left ? count : run->end - run->begin;
     at.finish =
         (tile_finish){product->alpha, depth == 0 ? product->beta : 1.0f, product->rounds && last};
-    tile_place whole = {product->c, product->ldc, last ? product->halves : NULL,
-                        product->halves_stride};
-    at.place =
-        run->shares_left ? place_at(whole, run->begin, first) : place_at(whole, first, run->begin);
+    at.result = (tile_place){
+        product->c,     product->ldc,   last ? product->halves : NULL, product->halves_stride,
+        product->piece, product->c_step};
+    at.row = run->shares_left ? run->begin : first;
+    at.column = run->shares_left ? first : run->begin;
     at.next = group_after(run, of, first, depth);
     run_block(&at);
 }
@@ -441,8 +364,7 @@ static void multiply_strip(void *argument, size_t index) {
     strip all = strip_at(run, index, taken ? group_of(run, left) : width_of(run, left));
     for (size_t depth = run->depth; depth < run->depth_end; depth += run->step)
         for (size_t first = all.begin; first < all.end; first += all.lanes) {
-            operand group = group_at(run, &all, first, depth);
-            pack(run, left, &group, packed);
+            pack(run, left, first, least(first + all.lanes, all.end), depth, packed);
             multiply_group(run, &all, first, depth, packed);
         }
     give(run->tiles, &run->tiles->groups, taken);

@@ -102,6 +102,12 @@ static void run_matrix(void *argument, size_t batch) {
     const mil_product *product = run->product;
     size_t axes = product->out.rank - 2;
     ane_product matrix = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f};
+    if (product->pieces) {
+        matrix.piece = run->n;
+        matrix.n = run->n * product->pieces;
+        matrix.b_step = (size_t)product->b_step;
+        matrix.c_step = (size_t)product->out_step;
+    }
     matrix.a = mil_matrix_of(&product->a, run->data->a, batch);
     matrix.b = mil_matrix_of(&product->b, run->data->b, batch);
     matrix.c = run->data->out + mil_view_at(&product->out, axes, batch);

@@ -208,8 +208,23 @@ static void keep_group_value(mil_lowering *lowering, size_t value) {
     mil_define(lowering, value, state->home, lowering->groups[state->group].step);
 }
 
+bool mil_is_split(const mil_lowering *lowering, size_t value) {
+    return lowering->values[value].has_split && !lowering->values[value].has_view;
+}
+
+static void put_together(mil_lowering *lowering, size_t value) {
+    const mil_view *from = &lowering->values[value].split;
+    mil_view to = mil_target(lowering, value), apart;
+    mil_type type = {.rank = from->rank};
+    memcpy(type.dim, from->dim, sizeof type.dim);
+    mil_view_reshape(&to, &type, &apart);
+    size_t step = mil_add_copy(lowering, MIL_STEP_COPY, *from, apart);
+    mil_define(lowering, value, to, step);
+}
+
 mil_view mil_view_of(mil_lowering *lowering, size_t value) {
     mil_value_state *state = &lowering->values[value];
+    if (mil_is_split(lowering, value)) put_together(lowering, value);
     if (state->has_view) return state->view;
     if (lowering->plan->constants[value])
         place_constant(lowering, value);

@@ -33,20 +33,21 @@ typedef struct mil_value_state {
     bool has_home;   /* `home` says where its group writes it */
     bool has_place;  /* `place` says where a consumer wants it */
     bool has_narrow; /* `narrow` says where an fp16 output wants it */
-    bool has_halves; /* the step that makes it writes it there */
-    bool lowered;    /* together with another op */
-    size_t zeros;    /* step of scores or their backward of which it is the result, else
-                        MIL_NONE */
-    size_t group;    /* open group that makes it; MIL_NONE: none */
-    size_t ready;    /* number of steps after which it can be read */
-    mil_view view, home, place, narrow;
+    bool has_split;  /* `split` says where the pieces of its rows are: its last axis is two there */
+    bool has_split_place; /* `split_place` says where a consumer wants them */
+    bool has_halves;      /* the step that makes it writes it there */
+    bool lowered;         /* together with another op */
+    size_t zeros;         /* step of scores or their backward of which it is the result, else
+                             MIL_NONE */
+    size_t group;         /* open group that makes it; MIL_NONE: none */
+    size_t ready;         /* number of steps after which it can be read */
+    mil_view view, home, place, narrow, split, split_place;
 } mil_value_state;
 
 typedef struct mil_lowering {
     mil_plan *plan;
     const mil_program *program;
     mil_value_state *values;
-    size_t *readers; /* per value: how many operands and outputs of the program it is */
     mil_open_group *groups;
     size_t group_count;
     mil_member *members;
@@ -72,7 +73,8 @@ size_t mil_add_storage(mil_lowering *lowering, mil_storage storage);
 void mil_touch(mil_lowering *lowering, const mil_view *view, size_t step);
 /* Appends a step that copies; returns its index. */
 size_t mil_add_copy(mil_lowering *lowering, mil_step_kind kind, mil_view from, mil_view to);
-/* Where the value is; a value of a group is kept in memory from now on. */
+/* Where the value is; a value of a group is kept in memory from now on, and one that is split is
+ * put together. */
 mil_view mil_view_of(mil_lowering *lowering, size_t value);
 /* The same, copied first if it is not contiguous. */
 mil_view mil_contiguous_of(mil_lowering *lowering, size_t value);
@@ -86,6 +88,8 @@ mil_view mil_target(mil_lowering *lowering, size_t value);
 void mil_define(mil_lowering *lowering, size_t value, mil_view view, size_t step);
 /* The value is another view of what `of` is. */
 void mil_alias(mil_lowering *lowering, size_t value, size_t of, mil_view view);
+/* Nobody has asked for the value in any other form than `split`. */
+bool mil_is_split(const mil_lowering *lowering, size_t value);
 mil_view mil_view_on_surface(size_t storage, const mil_type *type, const mil_geometry *geometry);
 /* An fp16 input, or a part of it with steps of 1: loaded as floats. */
 mil_view mil_load(mil_lowering *lowering, size_t value, const mil_slice *part, size_t *step);
@@ -112,12 +116,15 @@ mil_view mil_concat_part(const mil_lowering *lowering, const mil_op *op, const m
 /* Says where consumers want values, from the outputs backwards. */
 void mil_choose_places(mil_lowering *lowering);
 
-/* --- lower_compute.c --- */
+/* --- lower_product.c --- */
 
 void mil_lower_matmul(mil_lowering *lowering, const mil_op *op);
 /* The product of a matmul, with its operands made ready for BLAS and `out` as its result. */
 mil_product mil_product_of(mil_lowering *lowering, const mil_op *op, mil_view out);
 void mil_lower_conv(mil_lowering *lowering, const mil_op *op);
+
+/* --- lower_rows.c --- */
+
 void mil_lower_softmax(mil_lowering *lowering, const mil_op *op);
 void mil_lower_reduce(mil_lowering *lowering, const mil_op *op);
 void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);

@@ -52,13 +52,33 @@ static size_t before_reshapes(const mil_program *program, size_t value) {
     return value;
 }
 
+/* But for ops that are lowered together with others. */
+static size_t count_reading_ops(const mil_lowering *lowering, size_t value) {
+    const mil_program *program = lowering->program;
+    size_t count = 0;
+    for (size_t i = 0; i < program->op_count; i++) {
+        const mil_op *op = &program->ops[i];
+        if (lowering->values[op->outputs[0]].lowered) continue;
+        for (size_t j = 0; j < mil_operand_count(op); j++) count += mil_operand(op, j) == value;
+    }
+    return count;
+}
+
 /* A product whose transpose alone is read can write that. */
 static bool turns_a_product(const mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     size_t value = before_reshapes(program, op->inputs[0]);
     size_t producer = program->values[value].producer;
     return producer != MIL_NONE && program->ops[producer].kind == MIL_OP_matmul &&
-           lowering->readers[value] == 1 && lowering->readers[op->inputs[0]] == 1;
+           count_reading_ops(lowering, value) == 1 &&
+           count_reading_ops(lowering, op->inputs[0]) == 1;
+}
+
+/* The last axis of the type is the last two of the view. */
+static bool is_cut(const mil_type *type, const mil_view *apart) {
+    size_t last = apart->rank - 1;
+    return apart->rank >= 2 && type->rank >= 1 &&
+           type->dim[type->rank - 1] == apart->dim[last - 1] * apart->dim[last];
 }
 
 static void wish_before_transpose(mil_lowering *lowering, const mil_op *op) {
@@ -73,12 +93,24 @@ static void wish_before_transpose(mil_lowering *lowering, const mil_op *op) {
     wish(lowering, op->inputs[0], mil_view_permute(&out->place, inverse));
 }
 
+/* The reshape cuts rows into pieces, which are wanted where they do not lie side by side. */
+static void wish_for_pieces(mil_lowering *lowering, const mil_op *op) {
+    const mil_view *place = &lowering->values[op->outputs[0]].place;
+    mil_value_state *state = &lowering->values[op->inputs[0]];
+    if (!is_cut(mil_input_type(lowering->program, op, 0), place)) return;
+    state->has_split_place = true;
+    state->split_place = *place;
+}
+
 static void wish_before_reshape(mil_lowering *lowering, const mil_op *op) {
     const mil_value_state *out = &lowering->values[op->outputs[0]];
     mil_view place;
     if (!out->has_place) return;
     const mil_type *type = mil_input_type(lowering->program, op, 0);
-    if (mil_view_reshape(&out->place, type, &place)) wish(lowering, op->inputs[0], place);
+    if (mil_view_reshape(&out->place, type, &place))
+        wish(lowering, op->inputs[0], place);
+    else
+        wish_for_pieces(lowering, op);
 }
 
 static void wish_for_outputs(mil_lowering *lowering) {
@@ -121,11 +153,31 @@ void mil_choose_places(mil_lowering *lowering) {
 
 /* --- ops --- */
 
+/* The reshaped value is split: rows are not put together before somebody wants that. */
+static bool reshape_apart(mil_lowering *lowering, const mil_op *op, const mil_view *view) {
+    const mil_type *type = mil_output_type(lowering->program, op);
+    size_t rank = type->rank, pieces = view->rank >= 2 ? view->dim[view->rank - 2] : 0;
+    if (rank == 0 || rank == MIL_MAX_RANK || pieces < 2 || !is_cut(type, view)) return false;
+    mil_type apart = {.rank = rank + 1};
+    memcpy(apart.dim, type->dim, rank * sizeof *type->dim);
+    apart.dim[rank - 1] = pieces;
+    apart.dim[rank] = view->dim[view->rank - 1];
+    mil_value_state *out = &lowering->values[op->outputs[0]];
+    if (out->has_place || !mil_view_reshape(view, &apart, &out->split)) return false;
+    out->has_split = true;
+    out->ready = lowering->values[op->inputs[0]].ready;
+    return true;
+}
+
 void mil_lower_reshape(mil_lowering *lowering, const mil_op *op) {
     const mil_type *type = mil_output_type(lowering->program, op);
-    mil_view view = mil_view_of(lowering, op->inputs[0]), out;
+    bool split = mil_is_split(lowering, op->inputs[0]);
+    mil_view view =
+        split ? lowering->values[op->inputs[0]].split : mil_view_of(lowering, op->inputs[0]);
+    mil_view out;
     if (!mil_view_reshape(&view, type, &out)) {
-        view = mil_materialize(lowering, op->inputs[0]);
+        if (reshape_apart(lowering, op, &view)) return;
+        view = mil_contiguous_of(lowering, op->inputs[0]);
         mil_view_reshape(&view, type, &out);
     }
     mil_alias(lowering, op->outputs[0], op->inputs[0], out);

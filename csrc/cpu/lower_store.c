@@ -3,8 +3,11 @@
  * read it there; what is left is narrowed by steps of its own. */
 #include "lower.h"
 
+#include <string.h>
+
 /* --- pieces --- */
 
+/* Per value: how many operands and outputs of the program it is. */
 static size_t *count_readers(mil_lowering *lowering) {
     const mil_program *program = lowering->program;
     size_t *readers = mil_lower_temporary(lowering, program->value_count, sizeof *readers);
@@ -63,9 +66,9 @@ static bool open_concat(mil_lowering *lowering, mil_piece *piece, const mil_op *
 }
 
 /* A value that nobody else reads, and that only puts others together, is not made at all. */
-static bool open_piece(mil_lowering *lowering, mil_piece *piece) {
+static bool open_piece(mil_lowering *lowering, mil_piece *piece, const size_t *readers) {
     size_t value = piece->value, producer = lowering->program->values[value].producer;
-    if (producer == MIL_NONE || lowering->plan->constants[value] || lowering->readers[value] != 1)
+    if (producer == MIL_NONE || lowering->plan->constants[value] || readers[value] != 1)
         return false;
     const mil_op *op = &lowering->program->ops[producer];
     bool opened = false;
@@ -94,13 +97,12 @@ static void wish_for_halves(mil_lowering *lowering, const mil_piece *piece) {
 }
 
 void mil_find_pieces(mil_lowering *lowering) {
-    size_t most = most_pieces(lowering->program);
-    lowering->readers = count_readers(lowering);
+    size_t *readers = count_readers(lowering), most = most_pieces(lowering->program);
     lowering->pieces = mil_lower_temporary(lowering, most, sizeof *lowering->pieces);
     if (lowering->failed) return;
     add_outputs(lowering);
     for (size_t i = 0; i < lowering->piece_count; i++) {
-        while (open_piece(lowering, &lowering->pieces[i])) continue;
+        while (open_piece(lowering, &lowering->pieces[i], readers)) continue;
         wish_for_halves(lowering, &lowering->pieces[i]);
     }
 }
@@ -134,11 +136,25 @@ static mil_view with_unit_stride(mil_lowering *lowering, size_t value) {
     return mil_view_has_unit_stride(&view) ? view : mil_materialize(lowering, value);
 }
 
+/* From where the pieces of its rows are. */
+static bool store_split(mil_lowering *lowering, const mil_piece *piece) {
+    const mil_view *split = &lowering->values[piece->value].split;
+    mil_type type = {.rank = split->rank};
+    memcpy(type.dim, split->dim, sizeof type.dim);
+    mil_view place;
+    if (!mil_is_split(lowering, piece->value) || !mil_view_has_unit_stride(split) ||
+        !mil_view_reshape(&piece->place, &type, &place))
+        return false;
+    mil_add_copy(lowering, MIL_STEP_STORE, *split, place);
+    return true;
+}
+
 void mil_store_pieces(mil_lowering *lowering) {
     for (size_t i = 0; i < lowering->piece_count; i++) {
         const mil_piece *piece = &lowering->pieces[i];
         const mil_value_state *state = &lowering->values[piece->value];
         if (state->has_halves && mil_view_equal(&state->narrow, &piece->place)) continue;
+        if (store_split(lowering, piece)) continue;
         mil_add_copy(lowering, MIL_STEP_STORE, with_unit_stride(lowering, piece->value),
                      piece->place);
     }

@@ -73,7 +73,9 @@ typedef struct mil_zeros {
 /* out[i] = a[i] b[i] for every index of the batch axes, which are all but the last two. */
 typedef struct mil_product {
     mil_view a, b, out; /* [batch.., M, K], [batch.., K, N], [batch.., M, N]; unit stride on N */
-    const float *bias;  /* per row of the output; NULL: none */
+    size_t pieces;      /* of b and out side by side, of one matrix; the views are of the first */
+    ptrdiff_t b_step, out_step; /* from a piece to the next; pieces 0: none */
+    const float *bias;          /* per row of the output; NULL: none */
     bool rounds;
     float limit;     /* beyond it a result is infinite; 0: no limit */
     bool narrows;    /* the result, one matrix, goes to `halves` as fp16 besides */

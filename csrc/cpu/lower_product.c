@@ -1,5 +1,5 @@
-/* lower_compute.c: products and row ops. Products take operands with the strides that they have, as
- * long as BLAS can; row ops bring their axes to the end. */
+/* lower_product.c: products take operands with the strides that they have, as long as BLAS can, and
+ * read and write rows that lie in pieces. */
 #include "lower.h"
 
 #include <string.h>
@@ -149,6 +149,85 @@ static mil_zeros zeros_of(const mil_lowering *lowering, const mil_op *op) {
     return (mil_zeros){0};
 }
 
+/* A split value that is one matrix, as [rows, pieces, columns of a piece]. */
+static bool split_matrix(const mil_view *split, const mil_type *type, mil_view *out) {
+    size_t rank = type->rank, last = split->rank - 1;
+    if (rank < 2 || split->rank < 2) return false;
+    mil_type apart = {.rank = 3,
+                      .dim = {type->dim[rank - 2], split->dim[last - 1], split->dim[last]}};
+    return mil_elements(&apart) == mil_elements(type) && mil_view_reshape(split, &apart, out) &&
+           out->stride[2] == 1 && out->stride[0] >= (ptrdiff_t)out->dim[2];
+}
+
+/* What of a product is in pieces, as [rows, pieces, columns of a piece]. */
+typedef struct split_product {
+    bool reads, writes; /* the second operand, the result */
+    mil_view b, out;
+} split_product;
+
+static split_product split_of(const mil_lowering *lowering, const mil_op *op, bool allowed) {
+    const mil_value_state *y = &lowering->values[op->inputs[1]];
+    const mil_value_state *result = &lowering->values[op->outputs[0]];
+    const mil_type *x_type = mil_input_type(lowering->program, op, 0);
+    const mil_type *y_type = mil_input_type(lowering->program, op, 1);
+    split_product found = {0};
+    if (!allowed || x_type->rank < 2 || x_type->rank != y_type->rank) return found;
+    bool turned = mil_integer(lowering->program, op, 3, 0) != 0;
+    found.writes =
+        result->has_split_place && !result->has_place &&
+        split_matrix(&result->split_place, mil_output_type(lowering->program, op), &found.out);
+    found.reads = mil_is_split(lowering, op->inputs[1]) && !y->has_halves && !turned &&
+                  split_matrix(&y->split, y_type, &found.b);
+    if (found.reads && found.writes && found.b.dim[1] != found.out.dim[1]) found.reads = false;
+    return found;
+}
+
+/* A matrix as if its pieces lay side by side. */
+static mil_view as_one_piece(const mil_view *apart, const mil_type *type) {
+    mil_view out = mil_view_whole(apart->storage, type);
+    out.offset = apart->offset;
+    return out;
+}
+
+/* The views of a product that was made as if there were none. */
+static void cut_into_pieces(mil_product *product, const split_product *split) {
+    const mil_view *cut = split->reads ? &split->b : &split->out;
+    product->pieces = cut->dim[1];
+    product->b.dim[1] = product->out.dim[1] = cut->dim[2];
+    product->b_step = (ptrdiff_t)cut->dim[2] * product->b.stride[1];
+    product->out_step = (ptrdiff_t)cut->dim[2];
+    if (split->reads) {
+        product->b.stride[0] = split->b.stride[0];
+        product->b_step = split->b.stride[1];
+    }
+    if (split->writes) {
+        product->out.stride[0] = split->out.stride[0];
+        product->out_step = split->out.stride[1];
+    }
+}
+
+static void lower_split_product(mil_lowering *lowering, const mil_op *op,
+                                const split_product *split) {
+    size_t out = op->outputs[0];
+    const mil_type *type = mil_output_type(lowering->program, op);
+    mil_product product = {.a = matrices(lowering, op, 0)};
+    product.b = split->reads ? as_one_piece(&split->b, mil_input_type(lowering->program, op, 1))
+                             : matrices(lowering, op, 1);
+    product.out = split->writes ? as_one_piece(&split->out, type) : mil_target(lowering, out);
+    mil_view target = product.out;
+    size_t step = add_product(lowering, op, product);
+    cut_into_pieces(&lowering->plan->steps[step].product, split);
+    if (!split->writes) {
+        mil_define(lowering, out, target, step);
+        return;
+    }
+    mil_value_state *state = &lowering->values[out];
+    state->has_split = true;
+    state->split = state->split_place;
+    state->ready = step + 1;
+    mil_touch(lowering, &state->split, step);
+}
+
 void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
     const mil_program *program = lowering->program;
     const mil_type *type = mil_output_type(program, op);
@@ -160,6 +239,12 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
         mil_lower_scores_backward(lowering, op))
         return;
     mil_product product = {.zeros = zeros_of(lowering, op)};
+    bool limited = lowering->plan->hazards & ANE_HAZARD_MATMUL_RANGE && type->dtype == MIL_FP16;
+    split_product split = split_of(lowering, op, !limited && !product.zeros.found);
+    if (split.reads || split.writes) {
+        lower_split_product(lowering, op, &split);
+        return;
+    }
     product.a = matrices(lowering, op, 0);
     product.b = matrices(lowering, op, 1);
     mil_view target = product_target(lowering, op->outputs[0]);
@@ -168,8 +253,7 @@ void mil_lower_matmul(mil_lowering *lowering, const mil_op *op) {
         product.out = with_axis(product.out, product.out.rank);
     if (mil_input_type(program, op, 0)->rank == 1)
         product.out = with_axis(product.out, product.out.rank - 1);
-    if (lowering->plan->hazards & ANE_HAZARD_MATMUL_RANGE && type->dtype == MIL_FP16)
-        product.limit = MIL_MATMUL_LIMIT;
+    if (limited) product.limit = MIL_MATMUL_LIMIT;
     size_t step = add_product(lowering, op, product);
     mil_define(lowering, op->outputs[0], target, step);
 }
@@ -220,111 +304,4 @@ void mil_lower_conv(mil_lowering *lowering, const mil_op *op) {
     if (op->inputs[2] != MIL_NONE) product.bias = lowering->plan->constants[op->inputs[2]];
     size_t step = add_product(lowering, op, product);
     mil_define(lowering, op->outputs[0], target, step);
-}
-
-/* --- rows --- */
-
-/* Axes that stay, then axes that rows run along, each in their order. Returns how many stay. */
-static size_t rows_last(size_t rank, const bool *chosen, size_t *order) {
-    size_t stay = 0, count = 0;
-    for (size_t i = 0; i < rank; i++)
-        if (!chosen[i]) order[stay++] = i;
-    count = stay;
-    for (size_t i = 0; i < rank; i++)
-        if (chosen[i]) order[count++] = i;
-    return stay;
-}
-
-static mil_type type_of_view(const mil_view *view) {
-    mil_type type = {.rank = view->rank};
-    memcpy(type.dim, view->dim, sizeof type.dim);
-    return type;
-}
-
-/* The view, whose last axes are the rows, with one axis of unit stride in their stead. */
-static mil_view as_rows(mil_lowering *lowering, mil_view view, size_t stay, size_t length) {
-    mil_type shape = {.rank = stay + 1};
-    mil_view rows;
-    for (size_t i = 0; i < stay; i++) shape.dim[i] = view.dim[i];
-    shape.dim[stay] = length;
-    if (mil_view_reshape(&view, &shape, &rows) && (length == 1 || rows.stride[stay] == 1))
-        return rows;
-    mil_type type = type_of_view(&view);
-    mil_view copy = mil_fresh(lowering, &type);
-    mil_add_copy(lowering, MIL_STEP_COPY, view, copy);
-    mil_view_reshape(&copy, &shape, &rows);
-    return rows;
-}
-
-static const float *constant_floats(const mil_lowering *lowering, const mil_op *op, size_t slot) {
-    return op->inputs[slot] == MIL_NONE ? NULL : lowering->plan->constants[op->inputs[slot]];
-}
-
-typedef struct row_plan {
-    mil_rows rows;
-    mil_view permuted; /* type of the rows before they became one axis */
-    size_t order[MIL_MAX_RANK];
-} row_plan;
-
-static row_plan plan_rows(mil_lowering *lowering, const mil_op *op) {
-    row_plan out = {0};
-    bool chosen[MIL_MAX_RANK];
-    mil_view view = mil_view_of(lowering, op->inputs[0]);
-    out.rows.length = mil_row_axes(lowering->program, op, chosen);
-    out.rows.count = mil_view_elements(&view) / out.rows.length;
-    out.rows.rounds = mil_rounds(lowering, op->outputs[0]);
-    size_t stay = rows_last(view.rank, chosen, out.order);
-    out.permuted = mil_view_permute(&view, out.order);
-    out.rows.in = as_rows(lowering, out.permuted, stay, out.rows.length);
-    return out;
-}
-
-static size_t add_rows(mil_lowering *lowering, mil_step_kind kind, const mil_op *op,
-                       const mil_rows *rows) {
-    size_t step = mil_add_step(lowering, (mil_step){.kind = kind, .op = op, .rows = *rows});
-    mil_touch(lowering, &rows->in, step);
-    mil_touch(lowering, &rows->out, step);
-    return step;
-}
-
-/* softmax and layer_norm: the result lies in the order in which it is computed. */
-static void lower_row_map(mil_lowering *lowering, mil_step_kind kind, const mil_op *op,
-                          row_plan *planned) {
-    size_t rank = planned->permuted.rank, inverse[MIL_MAX_RANK];
-    bool in_order = true;
-    for (size_t i = 0; i < rank; i++) {
-        inverse[planned->order[i]] = i;
-        in_order = in_order && planned->order[i] == i;
-    }
-    mil_type type = type_of_view(&planned->permuted);
-    mil_view out = in_order ? mil_target(lowering, op->outputs[0]) : mil_fresh(lowering, &type);
-    planned->rows.out = out;
-    size_t step = add_rows(lowering, kind, op, &planned->rows);
-    mil_define(lowering, op->outputs[0], mil_view_permute(&out, inverse), step);
-}
-
-void mil_lower_softmax(mil_lowering *lowering, const mil_op *op) {
-    row_plan planned = plan_rows(lowering, op);
-    lower_row_map(lowering, MIL_STEP_SOFTMAX, op, &planned);
-}
-
-void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op) {
-    row_plan planned = plan_rows(lowering, op);
-    planned.rows.gamma = constant_floats(lowering, op, 2);
-    planned.rows.beta = constant_floats(lowering, op, 3);
-    planned.rows.epsilon = mil_layer_norm_epsilon(lowering->program, op);
-    lower_row_map(lowering, MIL_STEP_LAYER_NORM, op, &planned);
-}
-
-void mil_lower_reduce(mil_lowering *lowering, const mil_op *op) {
-    const mil_type *x = mil_input_type(lowering->program, op, 0);
-    bool narrow = lowering->plan->hazards & ANE_HAZARD_REDUCE_FP16 && x->dtype == MIL_FP16;
-    if (!mil_is_float(x->dtype) || (narrow && op->kind != MIL_OP_reduce_max)) {
-        mil_lower_delegate(lowering, op);
-        return;
-    }
-    row_plan planned = plan_rows(lowering, op);
-    planned.rows.out = mil_target(lowering, op->outputs[0]);
-    size_t step = add_rows(lowering, MIL_STEP_REDUCE, op, &planned.rows);
-    mil_define(lowering, op->outputs[0], planned.rows.out, step);
 }
