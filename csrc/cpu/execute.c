@@ -1,6 +1,7 @@
 /* execute.c: one evaluation: finds the address of each storage and runs the steps in order. A block
  * of an fp16 input that has not changed since the evaluation before is kept as floats by its
  * request. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "../engine/surface.h"
@@ -105,21 +106,30 @@ static void run_packed(const execution *run, const mil_packed *product) {
                    address(run, &product->x), address(run, &product->out));
 }
 
-static void run_scores(const execution *run, const mil_step *step) {
-    const mil_product *product = &step->scores.product;
-    run->binding->masked[step - run->plan->steps] = mil_scores_run(
-        run->context->pool, run->context->blas, &step->scores, operand(run, &product->a),
-        operand(run, &product->b), address(run, &product->out));
+/* Of scores or their backward. */
+static mil_scores_job scores_job(const execution *run, const mil_step *step) {
+    ane_pool *pool = run->context->pool;
+    const ane_blas *blas = run->context->blas;
+    bool forward = step->kind == MIL_STEP_SCORES;
+    const mil_scores_backward *backward = &step->scores_backward;
+    const mil_product *product = forward ? &step->scores.product : &backward->product;
+    mil_operand_source a = operand(run, &product->a), b = operand(run, &product->b);
+    float *out = address(run, &product->out);
+    mil_scores_job job;
+    if (forward) {
+        job = mil_scores_prepare(pool, blas, &step->scores, a, b, out);
+    } else {
+        mil_probabilities of = {&run->plan->steps[backward->scores].scores,
+                                address(run, &backward->p), run->binding->masked[backward->scores]};
+        job = mil_scores_backward_prepare(pool, blas, backward, &of, a, b, out);
+    }
+    run->binding->masked[step - run->plan->steps] = job.masked;
+    return job;
 }
 
-static void run_scores_backward(const execution *run, const mil_step *step) {
-    const mil_scores_backward *backward = &step->scores_backward;
-    const mil_product *product = &backward->product;
-    mil_probabilities of = {&run->plan->steps[backward->scores].scores, address(run, &backward->p),
-                            run->binding->masked[backward->scores]};
-    run->binding->masked[step - run->plan->steps] = mil_scores_backward_run(
-        run->context->pool, run->context->blas, backward, &of, operand(run, &product->a),
-        operand(run, &product->b), address(run, &product->out));
+static void run_scores(const execution *run, const mil_step *step) {
+    mil_scores_job job = scores_job(run, step);
+    mil_scores_run(run->context->pool, &job);
 }
 
 static void bind_data(const execution *run, size_t value, const mil_view *view) {
@@ -153,12 +163,90 @@ static const mil_scores *masked_scores(const execution *run, size_t index) {
     return &run->plan->steps[step->scores_backward.scores].scores;
 }
 
-static void run_product(const execution *run, const mil_product *product) {
+static mil_product_data product_data(const execution *run, const mil_product *product) {
     mil_product_data data = {.a = operand(run, &product->a), .b = operand(run, &product->b)};
     data.out = address(run, &product->out);
     if (product->narrows) data.halves = address(run, &product->halves);
     if (product->zeros.found) data.zeros = masked_scores(run, product->zeros.step);
+    return data;
+}
+
+static void run_product(const execution *run, const mil_product *product) {
+    mil_product_data data = product_data(run, product);
     mil_product_run(run->context->pool, run->context->blas, product, &data);
+}
+
+/* --- chains --- */
+
+/* A step of a chain: scores, or a product. */
+typedef struct link {
+    const mil_step *step;
+    mil_scores_job scores;
+    mil_product_data data;
+    mil_product_job product;
+} link;
+
+typedef struct chain {
+    const mil_plan *plan;
+    link links[MIL_CHAIN];
+    size_t length, batch;
+    atomic_size_t next; /* matrix that nobody has begun */
+} chain;
+
+/* Where a thread's own matrix would be if there were all: the address of the first of them. */
+static const void *own_matrix(const mil_plan *plan, const mil_view *view, const void *data,
+                              size_t thread, size_t index) {
+    size_t bytes = plan->storages[view->storage].matrix * sizeof(float);
+    return (const void *)((uintptr_t)data + thread * bytes - index * bytes);
+}
+
+static void run_own_scores(const mil_plan *plan, link now, size_t thread, size_t index) {
+    bool forward = now.step->kind == MIL_STEP_SCORES;
+    const mil_scores_backward *backward = &now.step->scores_backward;
+    mil_scores_job *job = &now.scores;
+    job->out = (float *)(uintptr_t)own_matrix(plan, &job->product->out, job->out, thread, index);
+    if (!forward) job->p = own_matrix(plan, &backward->p, job->p, thread, index);
+    mil_scores_matrix(job, index);
+}
+
+static void run_own_product(const mil_plan *plan, link now, size_t thread, size_t index) {
+    const mil_product *product = now.product.product;
+    mil_product_data *data = &now.data;
+    data->a.data = own_matrix(plan, &product->a, data->a.data, thread, index);
+    data->b.data = own_matrix(plan, &product->b, data->b.data, thread, index);
+    data->out = (float *)(uintptr_t)own_matrix(plan, &product->out, data->out, thread, index);
+    now.product.data = data;
+    mil_product_matrix(&now.product, index);
+}
+
+/* All steps of one matrix after the other. */
+static void run_links(void *argument, size_t thread) {
+    chain *all = argument;
+    size_t index;
+    while ((index = atomic_fetch_add(&all->next, 1)) < all->batch)
+        for (size_t i = 0; i < all->length; i++)
+            if (all->links[i].step->kind == MIL_STEP_PRODUCT)
+                run_own_product(all->plan, all->links[i], thread, index);
+            else
+                run_own_scores(all->plan, all->links[i], thread, index);
+}
+
+static void run_chain(const execution *run, const mil_step *first) {
+    chain all = {.plan = run->plan, .length = first->chain};
+    for (size_t i = 0; i < all.length; i++) {
+        const mil_step *step = first + i;
+        link *made = &all.links[i];
+        made->step = step;
+        if (step->kind == MIL_STEP_PRODUCT) {
+            made->data = product_data(run, &step->product);
+            made->product = mil_product_prepare(run->context->blas, &step->product, &made->data);
+            all.batch = made->product.batch;
+        } else {
+            made->scores = scores_job(run, step);
+            all.batch = made->scores.batch;
+        }
+    }
+    ane_pool_run(run->context->pool, run->plan->threads, run_links, &all);
 }
 
 static ane_status run_step(const execution *run, const mil_step *step) {
@@ -184,10 +272,8 @@ static ane_status run_step(const execution *run, const mil_step *step) {
         run_product(run, &step->product);
         break;
     case MIL_STEP_SCORES:
-        run_scores(run, step);
-        break;
     case MIL_STEP_SCORES_BACKWARD:
-        run_scores_backward(run, step);
+        run_scores(run, step);
         break;
     case MIL_STEP_PACKED:
         run_packed(run, &step->packed);
@@ -210,8 +296,15 @@ ane_status mil_execute(const mil_plan *plan, ane_context *context, const mil_bin
     for (size_t i = 0; i < plan->storage_count; i++)
         binding->bases[i] = storage_address(&run, &plan->storages[i]);
     ane_status status = ANE_OK;
-    for (size_t i = 0; i < plan->step_count && status == ANE_OK; i++)
-        status = run_step(&run, &plan->steps[i]);
+    for (size_t i = 0; i < plan->step_count && status == ANE_OK; i++) {
+        const mil_step *step = &plan->steps[i];
+        if (!step->chain) {
+            status = run_step(&run, step);
+            continue;
+        }
+        run_chain(&run, step);
+        i += step->chain - 1;
+    }
     return status;
 }
 

@@ -5,17 +5,8 @@
 #include "kernels.h"
 #include "numeric.h"
 
-#define FEW 4     /* matrices of a batch that are cut themselves if they are large */
 #define LARGE 6e7 /* multiplications: a millisecond or two */
 #define LINES 128 /* of an operand with zeros: all sum over what one of them needs */
-
-typedef struct product_run {
-    ane_pool *pool; /* of one matrix; NULL: each matrix is a task */
-    const ane_blas *blas;
-    const mil_product *product;
-    const mil_product_data *data;
-    size_t m, n, k;
-} product_run;
 
 /* Unit stride is along one of the last two axes. */
 ane_matrix mil_matrix_of(const mil_view *view, mil_operand_source storage, size_t batch) {
@@ -41,7 +32,7 @@ static void finish(const mil_product *product, const ane_product *matrix) {
     }
 }
 
-static void multiply(const product_run *run, const ane_product *matrix) {
+static void multiply(const mil_product_job *run, const ane_product *matrix) {
     if (run->pool)
         ane_blas_gemm_parallel(run->blas, run->pool, matrix);
     else
@@ -51,7 +42,7 @@ static void multiply(const product_run *run, const ane_product *matrix) {
 /* --- operands with zeros --- */
 
 /* Zero times what is not finite is not zero. */
-static bool leaves_zeros_out(const product_run *run, size_t batch) {
+static bool leaves_zeros_out(const mil_product_job *run, size_t batch) {
     const mil_product *product = run->product;
     const mil_product_data *data = run->data;
     size_t lines = product->zeros.in_a ? run->m : run->n;
@@ -62,7 +53,7 @@ static bool leaves_zeros_out(const product_run *run, size_t batch) {
 }
 
 /* The product's rows or columns [start, start + count), whose depths are columns of the scores. */
-static ane_product without_masked(const product_run *run, const ane_product *part, size_t start,
+static ane_product without_masked(const mil_product_job *run, const ane_product *part, size_t start,
                                   size_t count) {
     size_t end = 0;
     for (size_t row = start; row < start + count; row++) {
@@ -74,7 +65,8 @@ static ane_product without_masked(const product_run *run, const ane_product *par
 
 /* The same of rows or columns from `start` on that are columns of the scores, whose rows are the
  * depths: before the first that keeps one of them there are zeros. Pairs of bf16 stay pairs. */
-static ane_product without_early(const product_run *run, const ane_product *part, size_t start) {
+static ane_product without_early(const mil_product_job *run, const ane_product *part,
+                                 size_t start) {
     size_t row = 0;
     while (row < run->k && mil_scores_columns(run->data->zeros, row) <= start) row++;
     row -= row % 2;
@@ -82,7 +74,7 @@ static ane_product without_early(const product_run *run, const ane_product *part
 }
 
 /* A block of lines after the other, each without the depths where all of it is zero. */
-static void multiply_kept(const product_run *run, const ane_product *matrix) {
+static void multiply_kept(const mil_product_job *run, const ane_product *matrix) {
     const mil_zeros *zeros = &run->product->zeros;
     size_t lines = zeros->in_a ? run->m : run->n;
     for (size_t start = 0; start < lines; start += LINES) {
@@ -97,8 +89,8 @@ static void multiply_kept(const product_run *run, const ane_product *matrix) {
 
 /* --- all --- */
 
-static void run_matrix(void *argument, size_t batch) {
-    const product_run *run = argument;
+void mil_product_matrix(void *job, size_t batch) {
+    const mil_product_job *run = job;
     const mil_product *product = run->product;
     size_t axes = product->out.rank - 2;
     ane_product matrix = {.m = run->m, .n = run->n, .k = run->k, .alpha = 1.0f};
@@ -124,19 +116,26 @@ static void run_matrix(void *argument, size_t batch) {
     finish(product, &matrix);
 }
 
+mil_product_job mil_product_prepare(const ane_blas *blas, const mil_product *product,
+                                    const mil_product_data *data) {
+    const mil_view *result = &product->out;
+    mil_product_job job = {.blas = blas, .product = product, .data = data};
+    job.m = result->dim[result->rank - 2];
+    job.n = result->dim[result->rank - 1];
+    job.k = product->a.dim[product->a.rank - 1];
+    job.batch = mil_view_elements(result) / (job.m * job.n);
+    return job;
+}
+
 /* What is cut follows from the shape: BLAS may round differently in pieces of another size. */
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
                      const mil_product_data *data) {
-    const mil_view *result = &product->out;
-    product_run run = {.blas = blas, .product = product, .data = data};
-    run.m = result->dim[result->rank - 2];
-    run.n = result->dim[result->rank - 1];
-    run.k = product->a.dim[product->a.rank - 1];
-    size_t batch = mil_view_elements(result) / (run.m * run.n);
-    if (batch > 1 && (batch >= FEW || (double)run.m * (double)run.n * (double)run.k < LARGE)) {
-        ane_pool_run(pool, batch, run_matrix, &run);
+    mil_product_job job = mil_product_prepare(blas, product, data);
+    double work = (double)job.m * (double)job.n * (double)job.k;
+    if (job.batch > 1 && (job.batch >= MIL_MANY || work < LARGE)) {
+        ane_pool_run(pool, job.batch, mil_product_matrix, &job);
         return;
     }
-    run.pool = pool;
-    for (size_t i = 0; i < batch; i++) run_matrix(&run, i);
+    job.pool = pool;
+    for (size_t i = 0; i < job.batch; i++) mil_product_matrix(&job, i);
 }

@@ -10,17 +10,6 @@
 #define BLOCK_ROWS 64 /* of the result: what its last row needs of columns, all compute */
 #define STRETCH 512   /* of a row, while it is summed */
 
-typedef struct scores_run {
-    const ane_blas *blas;
-    const mil_product *product;
-    const mil_scores *scores;
-    mil_operand_source a, b;
-    const float *p; /* of the backward */
-    float *out;
-    size_t m, n, k, blocks; /* of rows of one product */
-    bool masked;            /* columns are left out */
-} scores_run;
-
 /* --- whether masked columns can matter --- */
 
 /* Magnitudes are compared by their bits, which grow with them; those of NaN come last. */
@@ -106,7 +95,7 @@ static float largest_of(ane_pool *pool, const mil_view *view, mil_operand_source
 
 /* Whether all products are less than the limit: none is more than its depth times the largest of
  * both factors. */
-static bool stays_below(ane_pool *pool, const scores_run *run, float limit) {
+static bool stays_below(ane_pool *pool, const mil_scores_job *run, float limit) {
     if (limit == 0.0f) return false;
     float a = largest_of(pool, &run->product->a, run->a);
     float b = largest_of(pool, &run->product->b, run->b);
@@ -133,7 +122,7 @@ size_t mil_scores_columns(const mil_scores *scores, size_t row) {
     return whole > columns ? columns : whole;
 }
 
-static size_t columns_of(const scores_run *run, size_t row) {
+static size_t columns_of(const mil_scores_job *run, size_t row) {
     return run->masked ? mil_scores_columns(run->scores, row) : run->n;
 }
 
@@ -142,7 +131,7 @@ static void saturate(const mil_product *product, size_t n, float *out) {
         out[i] = mil_saturate(out[i], product->limit);
 }
 
-static void finish_forward(const scores_run *run, size_t row, size_t n, float *out) {
+static void finish_forward(const mil_scores_job *run, size_t row, size_t n, float *out) {
     const mil_scores *scores = run->scores;
     add_mask(n, scores->mask + row % scores->mask_rows * run->n, out);
     if (run->product->rounds) ane_round_to_half(n, out);
@@ -178,7 +167,7 @@ static void scale(size_t n, const float *restrict p, float *restrict x) {
     for (size_t i = 0; i < n; i++) x[i] = p[i] * x[i];
 }
 
-static void finish_backward(const scores_run *run, size_t n, const float *p, float *out) {
+static void finish_backward(const mil_scores_job *run, size_t n, const float *p, float *out) {
     bool rounds = run->product->rounds;
     float total = sum_of_products(n, p, out, rounds);
     if (rounds) ane_round_to_half(1, &total);
@@ -188,9 +177,11 @@ static void finish_backward(const scores_run *run, size_t n, const float *p, flo
     if (rounds) ane_round_to_half(n, out);
 }
 
-static void run_rows(void *argument, size_t index) {
-    const scores_run *run = argument;
-    size_t batch = index / run->blocks, start = index % run->blocks * BLOCK_ROWS;
+static size_t blocks_of(const mil_scores_job *run) {
+    return (run->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
+}
+
+static void run_rows(const mil_scores_job *run, size_t batch, size_t start) {
     size_t rows = run->m - start < BLOCK_ROWS ? run->m - start : BLOCK_ROWS, columns = 0;
     for (size_t row = start; row < start + rows; row++)
         if (columns_of(run, row) > columns) columns = columns_of(run, row);
@@ -213,41 +204,49 @@ static void run_rows(void *argument, size_t index) {
     }
 }
 
-static void run_all(ane_pool *pool, scores_run *run) {
-    size_t batch = mil_view_elements(&run->product->out) / (run->m * run->n);
-    ane_pool_run(pool, batch * run->blocks, run_rows, run);
+static void run_block(void *argument, size_t index) {
+    const mil_scores_job *run = argument;
+    run_rows(run, index / blocks_of(run), index % blocks_of(run) * BLOCK_ROWS);
 }
 
-static scores_run prepare(const ane_blas *blas, const mil_product *product,
-                          const mil_scores *scores, mil_operand_source a, mil_operand_source b) {
-    scores_run run = {.blas = blas, .product = product, .scores = scores, .a = a, .b = b};
+void mil_scores_run(ane_pool *pool, const mil_scores_job *job) {
+    ane_pool_run(pool, job->batch * blocks_of(job), run_block, (void *)(uintptr_t)job);
+}
+
+void mil_scores_matrix(const mil_scores_job *job, size_t index) {
+    for (size_t start = 0; start < job->m; start += BLOCK_ROWS) run_rows(job, index, start);
+}
+
+static mil_scores_job prepare(const ane_blas *blas, const mil_product *product,
+                              const mil_scores *scores, mil_operand_source a,
+                              mil_operand_source b) {
+    mil_scores_job run = {.blas = blas, .product = product, .scores = scores, .a = a, .b = b};
     run.m = product->out.dim[product->out.rank - 2];
     run.n = product->out.dim[product->out.rank - 1];
     run.k = product->a.dim[product->a.rank - 1];
-    run.blocks = (run.m + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    run.batch = mil_view_elements(&product->out) / (run.m * run.n);
     return run;
 }
 
-bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
-                    mil_operand_source a, mil_operand_source b, float *out) {
-    scores_run run = prepare(blas, &scores->product, scores, a, b);
+mil_scores_job mil_scores_prepare(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
+                                  mil_operand_source a, mil_operand_source b, float *out) {
+    mil_scores_job run = prepare(blas, &scores->product, scores, a, b);
     run.out = out + scores->product.out.offset;
     run.masked = stays_below(pool, &run, scores->reach);
-    run_all(pool, &run);
-    return run.masked;
+    return run;
 }
 
 /* Beyond it an fp16 value may be infinite, and zero times that would not be zero. */
 #define LARGEST 60000.0f
 
-bool mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
-                             const mil_scores_backward *backward, const mil_probabilities *of,
-                             mil_operand_source a, mil_operand_source b, float *out) {
-    scores_run run = prepare(blas, &backward->product, of->scores, a, b);
+mil_scores_job mil_scores_backward_prepare(ane_pool *pool, const ane_blas *blas,
+                                           const mil_scores_backward *backward,
+                                           const mil_probabilities *of, mil_operand_source a,
+                                           mil_operand_source b, float *out) {
+    mil_scores_job run = prepare(blas, &backward->product, of->scores, a, b);
     float limit = backward->product.limit > 0.0f ? backward->product.limit : LARGEST;
     run.p = of->p + backward->p.offset;
     run.out = out + backward->product.out.offset;
     run.masked = of->masked && stays_below(pool, &run, limit);
-    run_all(pool, &run);
-    return run.masked;
+    return run;
 }

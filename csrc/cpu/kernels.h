@@ -47,23 +47,54 @@ typedef struct mil_product_data {
 void mil_product_run(ane_pool *pool, const ane_blas *blas, const mil_product *product,
                      const mil_product_data *data);
 
+#define MIL_MANY 4 /* matrices of a batch, of which each is a task; fewer large ones are cut */
+
+/* The same, matrix by matrix. */
+typedef struct mil_product_job {
+    ane_pool *pool; /* of one matrix; NULL: each matrix is a task */
+    const ane_blas *blas;
+    const mil_product *product;
+    const mil_product_data *data;
+    size_t m, n, k, batch; /* batch: matrices */
+} mil_product_job;
+
+mil_product_job mil_product_prepare(const ane_blas *blas, const mil_product *product,
+                                    const mil_product_data *data);
+/* A task of a pool: `job` is a mil_product_job. */
+void mil_product_matrix(void *job, size_t index);
+
 /* --- kernel_scores.c --- */
 
-/* True if masked columns were left out. */
-bool mil_scores_run(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
-                    mil_operand_source a, mil_operand_source b, float *out);
+typedef struct mil_scores_job {
+    const ane_blas *blas;
+    const mil_product *product;
+    const mil_scores *scores;
+    mil_operand_source a, b;
+    const float *p; /* of the backward */
+    float *out;
+    size_t m, n, k, batch; /* batch: matrices */
+    bool masked;           /* columns are left out */
+} mil_scores_job;
+
+/* Looks at all of a and b. */
+mil_scores_job mil_scores_prepare(ane_pool *pool, const ane_blas *blas, const mil_scores *scores,
+                                  mil_operand_source a, mil_operand_source b, float *out);
 
 /* The result of scores, in its storage. */
 typedef struct mil_probabilities {
     const mil_scores *scores;
     const float *p;
-    bool masked; /* as mil_scores_run said */
+    bool masked; /* as in their job */
 } mil_probabilities;
 
 /* Likewise. */
-bool mil_scores_backward_run(ane_pool *pool, const ane_blas *blas,
-                             const mil_scores_backward *backward, const mil_probabilities *of,
-                             mil_operand_source a, mil_operand_source b, float *out);
+mil_scores_job mil_scores_backward_prepare(ane_pool *pool, const ane_blas *blas,
+                                           const mil_scores_backward *backward,
+                                           const mil_probabilities *of, mil_operand_source a,
+                                           mil_operand_source b, float *out);
+void mil_scores_run(ane_pool *pool, const mil_scores_job *job);
+/* One matrix of them. */
+void mil_scores_matrix(const mil_scores_job *job, size_t index);
 /* Columns that are computed of a row of the result where masked ones are left out. */
 size_t mil_scores_columns(const mil_scores *scores, size_t row);
 /* The largest magnitude in a matrix; NaN if that is in it. */

@@ -116,7 +116,8 @@ static size_t add_product(mil_lowering *lowering, const mil_op *op, mil_product 
     bool in_order = mil_view_contiguous(&product.out);
     product = finished(lowering, op, product);
     if (in_order) mil_narrow_product(lowering, op->outputs[0], &product);
-    size_t step = mil_add_step(lowering, (mil_step){MIL_STEP_PRODUCT, op, .product = product});
+    size_t step =
+        mil_add_step(lowering, (mil_step){.kind = MIL_STEP_PRODUCT, .op = op, .product = product});
     mil_touch(lowering, &product.a, step);
     mil_touch(lowering, &product.b, step);
     return step;

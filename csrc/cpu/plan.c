@@ -303,6 +303,7 @@ static ane_status fill_plan(mil_plan *plan, mil_region *temporary, ane_error_inf
     if (prepare_lowering(&lowering)) lower_program(&lowering);
     if (lowering.failed) return ane_fail(error, ANE_ERROR_MEMORY, "no memory for a plan");
     drop_idle_loads(plan);
+    mil_find_chains(plan);
     lay_out_scratch(plan);
     return ANE_OK;
 }
@@ -323,6 +324,7 @@ ane_status mil_plan_create(const mil_program *program, const ane_options *option
     created->hazards = options->numerics == ANE_HAZARD ? options->hazards : 0;
     created->reference = options->reference;
     created->reads_halves = reads_halves;
+    created->threads = options->threads ? options->threads : 1;
     ane_status status = fill_plan(created, temporary, error);
     mil_region_free(temporary);
     if (status != ANE_OK) {

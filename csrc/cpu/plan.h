@@ -26,6 +26,7 @@ typedef struct mil_storage {
     size_t index;       /* of the port or of the block */
     bool half;          /* of a surface: its fp16 elements, which products and groups read */
     size_t elements;    /* scratch and blocks */
+    size_t matrix;      /* of scratch that each thread has for one matrix of a chain; 0: for all */
     size_t offset;      /* bytes from the start of scratch memory */
     size_t first, last; /* steps between which it is in use */
 } mil_storage;
@@ -148,8 +149,11 @@ typedef enum mil_step_kind {
     MIL_STEP_DELEGATE
 } mil_step_kind;
 
+#define MIL_CHAIN 8 /* steps, at most */
+
 typedef struct mil_step {
     mil_step_kind kind;
+    size_t chain; /* so many steps from this one on run together, matrix by matrix; 0: this alone */
     const mil_op *op; /* NULL for copies that no op asked for */
     union {
         size_t block;
@@ -185,6 +189,7 @@ typedef struct mil_plan {
     size_t step_count;
     bool reference;
     bool reads_halves; /* products can */
+    size_t threads;    /* that run a chain, at most */
     size_t scratch_bytes;
     size_t constant_bytes;
     double flops;
@@ -196,6 +201,12 @@ typedef struct mil_plan {
 ane_status mil_plan_create(const mil_program *program, const ane_options *options,
                            bool reads_halves, mil_plan **plan, ane_error_info *error);
 void mil_plan_free(mil_plan *plan);
+
+/* --- chain.c --- */
+
+/* Finds the chains among the steps. All that one reads or writes lasts as long as it; what nobody
+ * else reads has room for a matrix of each thread. */
+void mil_find_chains(mil_plan *plan);
 
 /* The reference evaluator keeps each value in scratch memory of its own, in the order of values. */
 size_t mil_plan_reference_bytes(const mil_plan *plan, size_t value);
