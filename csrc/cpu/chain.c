@@ -3,20 +3,18 @@
  * each other the same matrix alone, so that matrices may be at different steps. */
 #include "kernels.h"
 
-#include <string.h>
-
 #define MOST_READS 3
 
 /* A step that could be part of a chain. */
-typedef struct link {
+typedef struct chain_link {
     const mil_view *reads[MOST_READS], *writes;
     size_t read_count, batch;
     bool looks_ahead; /* at all matrices of its first two operands, before the first is computed */
-} link;
+} chain_link;
 
-static bool describe(const mil_step *step, link *out) {
+static bool describe(const mil_step *step, chain_link *out) {
     const mil_product *product = &step->product;
-    *out = (link){.read_count = 2, .looks_ahead = step->kind != MIL_STEP_PRODUCT};
+    *out = (chain_link){.read_count = 2, .looks_ahead = step->kind != MIL_STEP_PRODUCT};
     if (step->kind == MIL_STEP_SCORES) {
         product = &step->scores.product;
     } else if (step->kind == MIL_STEP_SCORES_BACKWARD) {
@@ -54,7 +52,7 @@ static bool same_matrices(const mil_view *read, const mil_view *written, size_t 
 }
 
 /* Whether `next` may run while other matrices are still at `former`. */
-static bool follows(const link *former, const link *next) {
+static bool follows(const chain_link *former, const chain_link *next) {
     if (next->batch != former->batch) return false;
     for (size_t i = 0; i < former->read_count; i++)
         if (former->reads[i]->storage == next->writes->storage) return false;
@@ -69,7 +67,7 @@ static bool follows(const link *former, const link *next) {
 
 /* Steps from the first on that make a chain. */
 static size_t length_of(const mil_plan *plan, size_t first) {
-    link links[MIL_CHAIN];
+    chain_link links[MIL_CHAIN];
     size_t length = 0;
     while (length < MIL_CHAIN && first + length < plan->step_count &&
            describe(&plan->steps[first + length], &links[length])) {
@@ -93,7 +91,7 @@ static void keep_throughout(mil_plan *plan, size_t first, size_t last) {
 /* Scratch that one step of the chain fills and no step outside of it reads. */
 static void make_own(mil_plan *plan, size_t first, size_t last) {
     for (size_t i = first; i <= last; i++) {
-        link made;
+        chain_link made;
         describe(&plan->steps[i], &made);
         mil_storage *storage = &plan->storages[made.writes->storage];
         size_t matrix = (size_t)span(made.writes) + 1;

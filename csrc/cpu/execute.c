@@ -179,16 +179,16 @@ static void run_product(const execution *run, const mil_product *product) {
 /* --- chains --- */
 
 /* A step of a chain: scores, or a product. */
-typedef struct link {
+typedef struct chain_link {
     const mil_step *step;
     mil_scores_job scores;
     mil_product_data data;
     mil_product_job product;
-} link;
+} chain_link;
 
 typedef struct chain {
     const mil_plan *plan;
-    link links[MIL_CHAIN];
+    chain_link links[MIL_CHAIN];
     size_t length, batch;
     atomic_size_t next; /* matrix that nobody has begun */
 } chain;
@@ -200,7 +200,7 @@ static const void *own_matrix(const mil_plan *plan, const mil_view *view, const 
     return (const void *)((uintptr_t)data + thread * bytes - index * bytes);
 }
 
-static void run_own_scores(const mil_plan *plan, link now, size_t thread, size_t index) {
+static void run_own_scores(const mil_plan *plan, chain_link now, size_t thread, size_t index) {
     bool forward = now.step->kind == MIL_STEP_SCORES;
     const mil_scores_backward *backward = &now.step->scores_backward;
     mil_scores_job *job = &now.scores;
@@ -209,7 +209,7 @@ static void run_own_scores(const mil_plan *plan, link now, size_t thread, size_t
     mil_scores_matrix(job, index);
 }
 
-static void run_own_product(const mil_plan *plan, link now, size_t thread, size_t index) {
+static void run_own_product(const mil_plan *plan, chain_link now, size_t thread, size_t index) {
     const mil_product *product = now.product.product;
     mil_product_data *data = &now.data;
     data->a.data = own_matrix(plan, &product->a, data->a.data, thread, index);
@@ -235,7 +235,7 @@ static void run_chain(const execution *run, const mil_step *first) {
     chain all = {.plan = run->plan, .length = first->chain};
     for (size_t i = 0; i < all.length; i++) {
         const mil_step *step = first + i;
-        link *made = &all.links[i];
+        chain_link *made = &all.links[i];
         made->step = step;
         if (step->kind == MIL_STEP_PRODUCT) {
             made->data = product_data(run, &step->product);
