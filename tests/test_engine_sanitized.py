@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from compiled import compile_c, core, run_driver
+from test_chains import KINDS
+from test_chains import program as chain
+from test_heads import SHAPES, heads_program
 from test_ops import TABLE, case_text
 from test_reference_twin import random_program
 
@@ -16,10 +19,12 @@ SANITIZERS = {
 
 
 def program_files(folder: Path) -> list[str]:
-    """Random programs, and one case of each op."""
+    """Random programs, one case of each op, and heads of attention."""
     cases = {case.op: case for case in TABLE}
     texts = [random_program(seed)[0] for seed in range(25)]
     texts += [case_text(case, set(case.constant))[0] for case in cases.values()]
+    texts += [chain(kind) for kind in KINDS]
+    texts += [heads_program(*shape)[0] for shape in SHAPES[:-1]]
     paths = []
     for index, text in enumerate(texts):
         path = folder / f"{index}.mil"
