@@ -28,6 +28,7 @@ from ane_train.programs import (
 from ane_train.programs.blocks import KINDS, kept_blocks
 
 _LOGITS_TILE = 80 << 20
+_MANY = 4  # MIL_MANY of csrc/cpu/kernels.h
 _PROCESS = 200 << 20  # the interpreter, NumPy, BLAS buffers, the data's windows
 
 
@@ -65,8 +66,12 @@ def estimate(
     *,
     extras: bool = False,
     lora: Lora | None = None,
+    threads: int = 0,
 ) -> MemoryEstimate:
-    """What training `spec` takes on the software engine, with evaluations of such a `shape`."""
+    """What training `spec` takes on the software engine, with evaluations of such a `shape`.
+
+    `threads` are the engine's, 0 one per core.
+    """
     weights = shapes_alone(spec, extras) if pipeline == "static" else None
     programs = layer_programs(shape, weights)
     head = head_programs(spec, shape, most_channels(None)) if extras else []
@@ -74,7 +79,8 @@ def estimate(
     constants = sum(value.type.elements for p in programs for value in _filed(p))
     inputs = sum(program.input.elements for program in programs)
     outputs = _outputs({program.name: program for program in programs}, spec.layers)
-    widest = max(program.output.elements for program in programs)
+    widest = max(p.output.elements for p in programs if p.name.startswith("attention"))
+    attention = 2 * _scores(shape, threads or os.cpu_count() or 1) + 5 * widest // 2
     copies = pipeline == "dynamic" and size < 4 and not reads_halves()
     residuals = 2 * spec.layers * (spec.dim + 1) * shape.columns
     parts = {
@@ -91,12 +97,21 @@ def estimate(
         + size * max((value.type.elements for p in head for value in _filed(p)), default=0),
         "residual stream": 4 * residuals,
         "logits": 4 * spec.vocabulary * tile_positions(spec.vocabulary, shape.columns),
-        "scratch": 4 * (4 * shape.heads * shape.columns * shape.sequence + 2 * widest),
+        "scratch": 4 * max(attention, shape.columns * (shape.dim + shape.ffn)),
         "factors of gradients": 4 * 4 * (spec.dim + shape.query + shape.ffn) * shape.columns,
         "scratch of the head": 12 * max((p.output.elements for p in head), default=0),
         "process": _PROCESS,
     }
     return MemoryEstimate(parts)
+
+
+def _scores(shape: LayerShape, threads: int) -> int:
+    """Elements of the scores that there are at a time.
+
+    Of few groups of heads all, else of each thread those of one group.
+    """
+    groups, one = shape.kv_heads * shape.batch, shape.heads // shape.kv_heads * shape.sequence**2
+    return one * (groups if groups < _MANY else min(groups, threads))
 
 
 def _trained(spec: ModelSpec, lora: Lora | None) -> dict[str, int]:

@@ -263,6 +263,7 @@ def memory_needed(config: RunConfig, spec: ModelSpec) -> int:
         config.pipeline,
         extras=config.engine_extras,
         lora=lora_of_run(config, spec),
+        threads=config.threads,
     ).total
 
 
