@@ -20,7 +20,8 @@ from ane_train.chip.results import CRASHED, OK, Report, Result, schema
 from ane_train.chip.sections import MARK, duration, sections, tflops, to_markdown
 from ane_train.chip.settings import Settings
 from ane_train.chip.table import BENCHMARKS
-from ane_train.cli.sections import WIDTH, section_lines
+from ane_train.cli.screen import WIDTH
+from ane_train.cli.sections import section_lines
 from ane_train.errors import ConfigError, DataError, DiskError
 from ane_train.metrics.units import size
 from ane_train.plan.measurements import SEQUENCES

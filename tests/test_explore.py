@@ -30,7 +30,8 @@ from apple_process import run_python
 from runs import command, environment
 
 from ane_train.cli.explore import classes_section, differences_section
-from ane_train.cli.sections import WIDTH, section_lines
+from ane_train.cli.screen import WIDTH
+from ane_train.cli.sections import section_lines
 from ane_train.errors import ExitCode
 from ane_train.explore.header import header
 from ane_train.explore.listing import Listing
