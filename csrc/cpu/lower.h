@@ -135,6 +135,8 @@ void mil_lower_layer_norm(mil_lowering *lowering, const mil_op *op);
 void mil_find_pieces(mil_lowering *lowering);
 /* Whether its group narrows the value there. */
 void mil_narrow_member(mil_lowering *lowering, size_t value);
+/* A value that its group has nowhere in memory yet, and that rounds, is kept as fp16. */
+void mil_narrow_group_value(mil_lowering *lowering, size_t value);
 /* The same for a product whose result is contiguous, and not transposed; it is told where. */
 void mil_narrow_product(mil_lowering *lowering, size_t value, mil_product *product);
 /* Appends steps for all else. */

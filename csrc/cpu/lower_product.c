@@ -35,9 +35,10 @@ static mil_view transposed(mil_view view) {
     return mil_view_permute(&view, order);
 }
 
-/* Where BLAS reads the value: on a surface rather than as floats. */
+/* Where BLAS reads the value: as fp16 rather than as floats. */
 static mil_view matrices_of(mil_lowering *lowering, size_t value) {
     bool reads_halves = lowering->plan->reads_halves;
+    if (reads_halves) mil_narrow_group_value(lowering, value);
     const mil_value_state *state = &lowering->values[value];
     if (reads_halves && state->has_halves && suits_blas(&state->narrow)) return state->narrow;
     mil_view view = mil_view_of(lowering, value), halves;

@@ -114,6 +114,19 @@ void mil_narrow_member(mil_lowering *lowering, size_t value) {
     state->has_halves = state->has_narrow && mil_view_has_unit_stride(&state->narrow);
 }
 
+void mil_narrow_group_value(mil_lowering *lowering, size_t value) {
+    mil_value_state *state = &lowering->values[value];
+    const mil_type *type = &lowering->program->values[value].type;
+    if (state->group == MIL_NONE || state->has_view || state->has_halves || state->has_place ||
+        !mil_rounds(lowering, value))
+        return;
+    mil_storage storage = {
+        .kind = MIL_STORAGE_SCRATCH, .half = true, .elements = (mil_elements(type) + 1) / 2};
+    state->narrow = mil_view_whole(mil_add_storage(lowering, storage), type);
+    state->has_narrow = state->has_halves = true;
+    mil_touch(lowering, &state->narrow, lowering->groups[state->group].step);
+}
+
 void mil_narrow_product(mil_lowering *lowering, size_t value, mil_product *product) {
     mil_value_state *state = &lowering->values[value];
     mil_type matrix = {.rank = 2, .dim = {product->out.dim[0], product->out.dim[1]}};

@@ -24,8 +24,8 @@ typedef struct mil_storage {
     mil_storage_kind kind;
     const void *constant;
     size_t index;       /* of the port or of the block */
-    bool half;          /* of a surface: its fp16 elements, which products and groups read */
-    size_t elements;    /* scratch and blocks */
+    bool half;          /* fp16 elements, which products and groups read */
+    size_t elements;    /* scratch and blocks, of 4 bytes */
     size_t matrix;      /* of scratch that each thread has for one matrix of a chain; 0: for all */
     size_t offset;      /* bytes from the start of scratch memory */
     size_t first, last; /* steps between which it is in use */
